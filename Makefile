@@ -1,0 +1,72 @@
+# Needs Python >= 3.11, git and make. All paths are relative and quoted, so the tree may lie below a path with spaces.
+# Tools are run as modules of .venv/bin/python: the first line of a console script cannot hold such a path.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv demo test fmt bench clean
+
+# The first that runs and is new enough: a version manager's shim may exist and still fail.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$python" && break; done)
+
+ARGS ?=
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+# The stamps carry a checksum of the directory: an environment that was moved or copied points to the old place.
+HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
+RUNTIME := .venv/.installed-runtime-$(HERE)
+DEV := .venv/.installed-dev-$(HERE)
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUNTIME) ## Run the main job on real files, e.g. make demo ARGS="~/src --out results.jsonl"
+	@$(PY) -m fogactors demo $(ARGS)
+
+test: $(DEV) ## Run every check: format, lint, types, tests (the import rule is one of them)
+	@echo "== format"
+	@$(PY) -m ruff format --check .
+	@echo "== lint"
+	@$(PY) -m ruff check .
+	@echo "== types"
+	@$(PY) -m basedpyright
+	@echo "== tests and the import rule"
+	@$(PY) -m pytest $(ARGS)
+
+fmt: $(DEV) ## Format the code and repair what lint can repair
+	@$(PY) -m ruff check --fix --quiet --exit-zero .
+	@$(PY) -m ruff format .
+
+bench: $(RUNTIME) ## Run the benchmarks
+	@for file in bench/[!_]*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
+
+venv: $(DEV) ## Create the environment in .venv, with the development tools
+
+clean: ## Remove the environment and everything that was built or cached
+	@rm -rf .venv build dist fogactors.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+		echo "fogactors needs Python >= 3.11 and found none; name one with: make PYTHON=/path/to/python" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "$$python does not run or is older than Python 3.11; name another with: make PYTHON=/path/to/python" >&2; \
+		exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python cannot create environments: venv or ensurepip is missing (Debian: apt install python3-venv)" >&2; \
+		exit 1; fi; \
+	echo "Creating the environment in .venv with $$("$$python" -V)"; \
+	"$$python" -m venv --clear .venv || { rm -rf .venv; echo "the environment could not be created" >&2; exit 1; }
+
+$(RUNTIME): $(PY) pyproject.toml constraints.txt
+	@echo "Installing what fogactors needs into .venv"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the development tools into .venv"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
