@@ -1,0 +1,233 @@
+"""Every error that fogactors raises, as one tree.
+
+The docstring of a class is its default message (the idea is procrastinate's). A message is one line that says what
+happened, to which thing, and what to do. `Stop`, `Retry` and `Skip` are control flow, not errors, and live with
+the code that understands them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "FogError",
+    "ConfigError",
+    "SpecError",
+    "ActorError",
+    "ActorDead",
+    "AskTimeout",
+    "MailboxFull",
+    "StartFailed",
+    "RestartIntensityExceeded",
+    "ChildStuckError",
+    "StrayCancellation",
+    "RemoteError",
+    "BusError",
+    "BusUnavailable",
+    "Unroutable",
+    "QueueFull",
+    "MessageTooLarge",
+    "QueueMissing",
+    "TopologyMismatch",
+    "AccessRefused",
+    "CoordError",
+    "CoordUnavailable",
+    "LeaseLost",
+    "WireError",
+    "TaskError",
+    "TaskDefinitionError",
+    "UnknownTask",
+    "TaskArgumentError",
+    "TaskResultError",
+    "NoTierFits",
+    "ResultTimeout",
+    "TaskFailed",
+    "TaskCancelled",
+    "TaskExpired",
+    "WorkerLost",
+    "TimeLimitExceeded",
+    "ChildCrashed",
+]
+
+
+class FogError(Exception):
+    """Something went wrong in fogactors."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+# -- configuration
+
+
+class ConfigError(FogError):
+    """The configuration is wrong. The command ends with exit code 2."""
+
+
+class SpecError(ConfigError):
+    """A child specification is invalid. Raised before anything starts."""
+
+
+# -- actors
+
+
+class ActorError(FogError):
+    """An actor could not do what was asked of it."""
+
+
+class ActorDead(ActorError):
+    """The actor is not running, so it cannot answer."""
+
+
+class AskTimeout(ActorError):
+    """The actor did not answer in time."""
+
+
+class MailboxFull(ActorError):
+    """The mailbox is full and its overflow policy is to refuse."""
+
+
+class StartFailed(ActorError):
+    """A child did not come up; the cause is chained."""
+
+
+class RestartIntensityExceeded(ActorError):
+    """A supervisor gave up: its children failed more often than its restart intensity allows."""
+
+
+class ChildStuckError(ActorError):
+    """A child did not end after it was cancelled, so its place cannot be taken by another."""
+
+
+class StrayCancellation(ActorError):
+    """A library cancelled the actor's task from inside; nobody had asked for it."""
+
+
+class RemoteError(FogError):
+    """A failure that happened at the other end: its type's name and its text, as data."""
+
+    def __init__(self, type: str, detail: str, *, traceback: str | None = None) -> None:  # noqa: A002
+        super().__init__(f"{type}: {detail}" if detail else type)
+        self.type = type
+        self.detail = detail
+        self.traceback = traceback
+
+
+# -- the bus
+
+
+class BusError(FogError):
+    """A message could not be handed to the broker. `unsent` is the message, so that nothing is lost by the error."""
+
+    def __init__(self, message: str | None = None, *, unsent: Any = None) -> None:
+        super().__init__(message)
+        self.unsent = unsent
+
+
+class BusUnavailable(BusError):
+    """The broker cannot be reached, or did not confirm in time."""
+
+
+class Unroutable(BusError):
+    """No queue takes a message with this exchange and routing key."""
+
+
+class QueueFull(BusError):
+    """The broker refused the message: the queue is full or unavailable (a nack names no cause)."""
+
+
+class MessageTooLarge(BusError):
+    """The message's body is over the limit; publish a reference to the data instead."""
+
+
+class QueueMissing(BusError):
+    """The queue does not exist; run `fogactors topology apply`."""
+
+
+class TopologyMismatch(BusError):
+    """A queue or exchange exists with other arguments than the topology says."""
+
+
+class AccessRefused(BusError):
+    """The broker refuses these credentials, this virtual host or this operation."""
+
+
+# -- coordination
+
+
+class CoordError(FogError):
+    """Coordination failed."""
+
+
+class CoordUnavailable(CoordError):
+    """The coordination store cannot be reached or takes no writes."""
+
+
+class LeaseLost(CoordError):
+    """The lease is held by another, or it has run out."""
+
+
+# -- the wire
+
+
+class WireError(FogError):
+    """These bytes are not the message that they should be."""
+
+
+# -- tasks
+
+
+class TaskError(FogError):
+    """Something about a task is wrong."""
+
+
+class TaskDefinitionError(TaskError, ConfigError):
+    """The function cannot be a task."""
+
+
+class UnknownTask(TaskError):
+    """No task of this name is registered; name its module with --import or in [tasks] modules."""
+
+
+class TaskArgumentError(TaskError):
+    """The arguments do not fit the task's signature."""
+
+
+class TaskResultError(TaskError):
+    """The task's result has no JSON form."""
+
+
+class NoTierFits(TaskError):
+    """No tier is large enough for what the task needs."""
+
+
+class ResultTimeout(TaskError):
+    """The result was not there in time; the task may still run."""
+
+
+class TaskFailed(TaskError, RemoteError):
+    """The task raised, and its attempts are used up."""
+
+    def __init__(self, type: str, detail: str, *, task_id: str = "", traceback: str | None = None) -> None:  # noqa: A002
+        RemoteError.__init__(self, type, detail, traceback=traceback)
+        self.task_id = task_id
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it ended."""
+
+
+class TaskExpired(TaskError):
+    """The task's deadline passed before it started, so it was not run."""
+
+
+class WorkerLost(TaskError):
+    """The task took its worker down with it too often, so it was given up."""
+
+
+class TimeLimitExceeded(TaskError):
+    """The task ran longer than its time limit."""
+
+
+class ChildCrashed(TaskError):
+    """A worker process died in the middle of a task."""

@@ -1,0 +1,239 @@
+"""Every message that crosses a process, and nothing else.
+
+The rules, which the golden tests freeze:
+
+* The body carries the whole envelope; AMQP properties only repeat what the broker or a tool needs.
+* Each message names its schema as `name/version` in `schema`, always written, even when nothing else is.
+* Fields with their default value are left out, so a body is short and readable in the broker's own UI.
+* Unknown fields are ignored and new fields have defaults: a reader of version 1 reads version 2, and the reverse.
+* Times are RFC 3339 in UTC; durations are seconds. `args`, `value` and `data` are raw JSON, decoded once, by their
+  user.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct, field
+
+__all__ = [
+    "Beat",
+    "Control",
+    "DeadLetter",
+    "ErrorInfo",
+    "Event",
+    "NodeMetrics",
+    "Priority",
+    "Reason",
+    "PRIORITIES",
+    "Task",
+    "TaskResult",
+    "TaskState",
+    "TierLoad",
+    "UTC",
+]
+
+UTC = Annotated[datetime, Meta(tz=True)]
+"""A time with its offset; written in UTC."""
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
+"""In the order in which work is taken."""
+
+TaskState = Literal["succeeded", "failed", "cancelled", "expired", "worker_lost"]
+"""The five ends. Every task reaches exactly one of them, and it is recorded once."""
+
+Reason = Literal[
+    "failed",  # raised, and its attempts are used up
+    "time_limit",  # ran too long
+    "memory_limit",  # took too much memory
+    "expired",  # its deadline passed before it started
+    "worker_lost",  # its worker died too often
+    "unknown_task",  # no worker knows the name
+    "bad_arguments",  # the arguments do not fit the signature
+    "malformed",  # the bytes are not the message that they should be
+    "rejected",  # a consumer gave it back for good
+    "unrecorded",  # its result could not be recorded anywhere
+]
+
+
+def _schema(name: str) -> Any:
+    # A factory, because msgspec leaves out a field that holds its plain default, and `schema` must always be written.
+    return field(default_factory=lambda: name)
+
+
+if TYPE_CHECKING:
+    MaybeRaw = Raw | None
+else:
+    # msgspec decodes nothing but null into `Raw | None` (its issue 659). Plain `Raw` keeps a default of None, and a null
+    # that was written (a task that returned None) stays apart from a value that was not.
+    MaybeRaw = Raw
+
+
+class ErrorInfo(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """A failure as data. `traceback` only where it was asked for."""
+
+    type: str
+    message: str = ""
+    traceback: str | None = None
+
+
+class Task(Struct, kw_only=True, omit_defaults=True):
+    """Work to do. `id` is `<submitter>-<n>` (see `fogactors.tasks.client`) or whatever a foreign client chose.
+
+    `attempt` counts the runs that ended in a failure or are running (first run: 1); `hops` counts republishes;
+    `generation` counts replays from the dead letters. `not_before`, `deadline`: points in time. `time_limit`: seconds
+    of one attempt. `cpu`: cores, `memory_mb`: MiB, both of one attempt; absent means the tier's share.
+    """
+
+    schema: str = _schema("task/1")
+    id: str
+    name: str
+    args: Raw = Raw(b"{}")
+    priority: Priority = "normal"
+    tier: str = "light"
+    cpu: float | None = None
+    memory_mb: int | None = None
+    attempt: int = 1
+    max_attempts: int = 1
+    hops: int = 0
+    generation: int = 0
+    created: UTC
+    not_before: UTC | None = None
+    deadline: UTC | None = None
+    time_limit: float | None = None
+    idempotency_key: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+    origin: str | None = None
+    reply_to: str | None = None
+
+
+class TaskResult(Struct, kw_only=True, omit_defaults=True):
+    """How a task ended. `value` is set when it succeeded, `error` otherwise; `attempts` is how often it ran."""
+
+    schema: str = _schema("result/1")
+    task_id: str
+    name: str
+    state: TaskState
+    generation: int = 0
+    value: MaybeRaw = None
+    error: ErrorInfo | None = None
+    attempts: int = 0
+    worker: str | None = None
+    created: UTC | None = None
+    started: UTC | None = None
+    finished: UTC
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+class Event(Struct, kw_only=True, omit_defaults=True):
+    """Something that happened. `event_type` is `service.entity.action` and is the routing key as well."""
+
+    schema: str = _schema("event/1")
+    event_id: str
+    event_type: str
+    timestamp: UTC
+    source: str
+    data: Raw = Raw(b"{}")
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+
+class DeadLetter(Struct, kw_only=True, omit_defaults=True):
+    """What was given up on, and why. `body` holds the original bytes as they were (base64 in JSON), readable or not."""
+
+    schema: str = _schema("dead_letter/1")
+    id: str
+    reason: Reason
+    body: bytes
+    content_type: str = "application/json"
+    error: ErrorInfo | None = None
+    task_id: str | None = None
+    name: str | None = None
+    generation: int = 0
+    attempts: int = 0
+    worker: str | None = None
+    origin: str | None = None
+    first: UTC
+    last: UTC
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+class Beat(Struct, kw_only=True, omit_defaults=True):
+    """A sign of life. `lag_s`: how late the event loop runs. Capacity and load only from nodes that run tasks."""
+
+    schema: str = _schema("beat/1")
+    node: str
+    role: str
+    at: UTC
+    lag_s: float = 0.0
+    tier: str | None = None
+    cpu: float | None = None
+    memory_mb: int | None = None
+    cpu_used: float | None = None
+    memory_used_mb: int | None = None
+    running: int | None = None
+
+
+class TierLoad(Struct, kw_only=True, omit_defaults=True):
+    """What one executor's tier did since the last report: occupancy now, counts and waits over the window."""
+
+    tier: str
+    cpu: float
+    memory_mb: int
+    cpu_used: float = 0.0
+    memory_used_mb: int = 0
+    running: int = 0
+    waiting: int = 0
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    wait_s: list[float] = []
+    run_s: list[float] = []
+
+
+class NodeMetrics(Struct, kw_only=True, omit_defaults=True):
+    """One node's figures over the last `window_s` seconds."""
+
+    schema: str = _schema("metrics/1")
+    node: str
+    role: str
+    at: UTC
+    window_s: float
+    cpu_percent: float = 0.0
+    memory_used_mb: int = 0
+    memory_total_mb: int = 0
+    load1: float = 0.0
+    tiers: list[TierLoad] = []
+
+
+Command = Literal["ping", "drain", "pause", "resume", "cancel", "where", "tree"]
+
+
+class Control(Struct, kw_only=True, omit_defaults=True):
+    """An order to every role, or to those that `node` and `role` name."""
+
+    schema: str = _schema("control/1")
+    id: str
+    command: Command
+    at: UTC
+    node: str | None = None
+    role: str | None = None
+    task_id: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+def schema_of(message_type: type[Struct]) -> str:
+    """The `name/version` that a message type writes, e.g. `task/1`."""
+    for each in msgspec.structs.fields(message_type):
+        if each.name == "schema" and each.default_factory is not msgspec.NODEFAULT:
+            return each.default_factory()
+    raise TypeError(f"{message_type.__name__} names no schema")

@@ -1,0 +1,367 @@
+"""The bytes of every message, frozen: a change here is a change of the protocol.
+
+Each has its JSON and its MessagePack (as hex). `minimal` sets only what has no default.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from fogactors.messages import (
+    Beat,
+    Control,
+    DeadLetter,
+    ErrorInfo,
+    Event,
+    NodeMetrics,
+    Task,
+    TaskResult,
+    TierLoad,
+)
+from fogactors.wire import JSON, MSGPACK, decode, encode
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LATER = datetime(2026, 1, 2, 3, 4, 6, 250_000, tzinfo=UTC)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+MESSAGES = {
+    "task-minimal": Task(id="a-1", name="files.digest", created=AT),
+    "task-full": Task(
+        id="a-1",
+        name="files.digest",
+        args=Raw(b'{"path":"/x"}'),
+        priority="high",
+        tier="heavy",
+        cpu=0.5,
+        memory_mb=512,
+        attempt=2,
+        max_attempts=5,
+        hops=3,
+        generation=1,
+        created=AT,
+        not_before=LATER,
+        deadline=LATER,
+        time_limit=1.5,
+        idempotency_key="k",
+        correlation_id="c",
+        causation_id="p",
+        traceparent=TRACE,
+        origin="tasks.high_priority.heavy",
+        reply_to="reply.a",
+    ),
+    "result-minimal": TaskResult(task_id="a-1", name="files.digest", state="succeeded", finished=AT),
+    "result-full": TaskResult(
+        task_id="a-1",
+        name="files.digest",
+        state="failed",
+        generation=1,
+        value=Raw(b'{"size":3}'),
+        error=ErrorInfo(type="ValueError", message="no", traceback="tb"),
+        attempts=2,
+        worker="edge-1",
+        created=AT,
+        started=AT,
+        finished=LATER,
+        correlation_id="c",
+        traceparent=TRACE,
+    ),
+    "event-minimal": Event(event_id="e-1", event_type="shop.order.paid", timestamp=AT, source="shop"),
+    "event-full": Event(
+        event_id="e-1",
+        event_type="shop.order.paid",
+        timestamp=LATER,
+        source="shop",
+        data=Raw(b'{"order":7}'),
+        correlation_id="c",
+        causation_id="p",
+        traceparent=TRACE,
+    ),
+    "dead_letter-minimal": DeadLetter(id="d-1", reason="malformed", body=b"\x00\xff", first=AT, last=AT),
+    "dead_letter-full": DeadLetter(
+        id="d-1",
+        reason="worker_lost",
+        body=b"{}",
+        content_type="application/msgpack",
+        error=ErrorInfo(type="MemoryError"),
+        task_id="a-1",
+        name="files.digest",
+        generation=1,
+        attempts=4,
+        worker="edge-1",
+        origin="tasks.normal",
+        first=AT,
+        last=LATER,
+        correlation_id="c",
+        traceparent=TRACE,
+    ),
+    "beat-minimal": Beat(node="edge-1", role="executor", at=AT),
+    "beat-full": Beat(
+        node="edge-1",
+        role="executor",
+        at=LATER,
+        lag_s=0.25,
+        tier="medium",
+        cpu=0.75,
+        memory_mb=768,
+        cpu_used=0.5,
+        memory_used_mb=256,
+        running=2,
+    ),
+    "metrics-minimal": NodeMetrics(node="edge-1", role="executor", at=AT, window_s=5.0),
+    "metrics-full": NodeMetrics(
+        node="edge-1",
+        role="executor",
+        at=LATER,
+        window_s=5.0,
+        cpu_percent=12.5,
+        memory_used_mb=100,
+        memory_total_mb=1000,
+        load1=0.75,
+        tiers=[TierLoad(tier="light", cpu=0.5, memory_mb=512)],
+    ),
+    "control-minimal": Control(id="o-1", command="ping", at=AT),
+    "control-full": Control(
+        id="o-1",
+        command="cancel",
+        at=LATER,
+        node="edge-1",
+        role="executor",
+        task_id="a-1",
+        reply_to="reply.o",
+        correlation_id="c",
+    ),
+    "error-minimal": ErrorInfo(type="ValueError"),
+    "error-full": ErrorInfo(type="ValueError", message="no", traceback="tb"),
+    "load-minimal": TierLoad(tier="light", cpu=0.5, memory_mb=512),
+    "load-full": TierLoad(
+        tier="light",
+        cpu=0.5,
+        memory_mb=512,
+        cpu_used=0.25,
+        memory_used_mb=64,
+        running=1,
+        waiting=2,
+        started=3,
+        succeeded=4,
+        failed=5,
+        wait_s=[0.5],
+        run_s=[1.5, 2.5],
+    ),
+}
+
+GOLDEN_JSON = {
+    "task-minimal": b'{"schema":"task/1","id":"a-1","name":"files.digest","created":"2026-01-02T03:04:05Z"}',
+    "task-full": (
+        b'{"schema":"task/1","id":"a-1","name":"files.digest","args":{"path":"/x"},"priority":"high",'
+        b'"tier":"heavy","cpu":0.5,"memory_mb":512,"attempt":2,"max_attempts":5,"hops":3,'
+        b'"generation":1,"created":"2026-01-02T03:04:05Z","not_before":"2026-01-02T03:04:06.250000Z",'
+        b'"deadline":"2026-01-02T03:04:06.250000Z","time_limit":1.5,"idempotency_key":"k",'
+        b'"correlation_id":"c","causation_id":"p",'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",'
+        b'"origin":"tasks.high_priority.heavy","reply_to":"reply.a"}'
+    ),
+    "result-minimal": (
+        b'{"schema":"result/1","task_id":"a-1","name":"files.digest","state":"succeeded",'
+        b'"finished":"2026-01-02T03:04:05Z"}'
+    ),
+    "result-full": (
+        b'{"schema":"result/1","task_id":"a-1","name":"files.digest","state":"failed","generation":1,'
+        b'"value":{"size":3},"error":{"type":"ValueError","message":"no","traceback":"tb"},'
+        b'"attempts":2,"worker":"edge-1","created":"2026-01-02T03:04:05Z",'
+        b'"started":"2026-01-02T03:04:05Z","finished":"2026-01-02T03:04:06.250000Z",'
+        b'"correlation_id":"c",'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+    ),
+    "event-minimal": (
+        b'{"schema":"event/1","event_id":"e-1","event_type":"shop.order.paid",'
+        b'"timestamp":"2026-01-02T03:04:05Z","source":"shop"}'
+    ),
+    "event-full": (
+        b'{"schema":"event/1","event_id":"e-1","event_type":"shop.order.paid",'
+        b'"timestamp":"2026-01-02T03:04:06.250000Z","source":"shop","data":{"order":7},'
+        b'"correlation_id":"c","causation_id":"p",'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+    ),
+    "dead_letter-minimal": (
+        b'{"schema":"dead_letter/1","id":"d-1","reason":"malformed","body":"AP8=",'
+        b'"first":"2026-01-02T03:04:05Z","last":"2026-01-02T03:04:05Z"}'
+    ),
+    "dead_letter-full": (
+        b'{"schema":"dead_letter/1","id":"d-1","reason":"worker_lost","body":"e30=",'
+        b'"content_type":"application/msgpack","error":{"type":"MemoryError"},"task_id":"a-1",'
+        b'"name":"files.digest","generation":1,"attempts":4,"worker":"edge-1","origin":"tasks.normal",'
+        b'"first":"2026-01-02T03:04:05Z","last":"2026-01-02T03:04:06.250000Z","correlation_id":"c",'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+    ),
+    "beat-minimal": b'{"schema":"beat/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:05Z"}',
+    "beat-full": (
+        b'{"schema":"beat/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:06.250000Z",'
+        b'"lag_s":0.25,"tier":"medium","cpu":0.75,"memory_mb":768,"cpu_used":0.5,"memory_used_mb":256,'
+        b'"running":2}'
+    ),
+    "metrics-minimal": (
+        b'{"schema":"metrics/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:05Z","window_s":5.0}'
+    ),
+    "metrics-full": (
+        b'{"schema":"metrics/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:06.250000Z",'
+        b'"window_s":5.0,"cpu_percent":12.5,"memory_used_mb":100,"memory_total_mb":1000,"load1":0.75,'
+        b'"tiers":[{"tier":"light","cpu":0.5,"memory_mb":512}]}'
+    ),
+    "control-minimal": b'{"schema":"control/1","id":"o-1","command":"ping","at":"2026-01-02T03:04:05Z"}',
+    "control-full": (
+        b'{"schema":"control/1","id":"o-1","command":"cancel","at":"2026-01-02T03:04:06.250000Z",'
+        b'"node":"edge-1","role":"executor","task_id":"a-1","reply_to":"reply.o","correlation_id":"c"}'
+    ),
+    "error-minimal": b'{"type":"ValueError"}',
+    "error-full": b'{"type":"ValueError","message":"no","traceback":"tb"}',
+    "load-minimal": b'{"tier":"light","cpu":0.5,"memory_mb":512}',
+    "load-full": (
+        b'{"tier":"light","cpu":0.5,"memory_mb":512,"cpu_used":0.25,"memory_used_mb":64,"running":1,'
+        b'"waiting":2,"started":3,"succeeded":4,"failed":5,"wait_s":[0.5],"run_s":[1.5,2.5]}'
+    ),
+}
+
+GOLDEN_MSGPACK = {
+    "task-minimal": (
+        "de0004a6736368656d61a67461736b2f31a26964a3612d31a46e616d65ac66696c65732e646967657374a76372656174"
+        "6564d6ff695735a5"
+    ),
+    "task-full": (
+        "de0016a6736368656d61a67461736b2f31a26964a3612d31a46e616d65ac66696c65732e646967657374a46172677381"
+        "a470617468a22f78a87072696f72697479a468696768a474696572a56865617679a3637075cb3fe0000000000000a96d"
+        "656d6f72795f6d62cd0200a7617474656d707402ac6d61785f617474656d70747305a4686f707303aa67656e65726174"
+        "696f6e01a763726561746564d6ff695735a5aa6e6f745f6265666f7265d7ff3b9aca00695735a6a8646561646c696e65"
+        "d7ff3b9aca00695735a6aa74696d655f6c696d6974cb3ff8000000000000af6964656d706f74656e63795f6b6579a16b"
+        "ae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170ab7472616365706172656e74d9373030"
+        "2d34626639326633353737623334646136613363653932396430653065343733362d3030663036376161306261393032"
+        "62372d3031a66f726967696eb97461736b732e686967685f7072696f726974792e6865617679a87265706c795f746fa7"
+        "7265706c792e61"
+    ),
+    "result-minimal": (
+        "85a6736368656d61a8726573756c742f31a77461736b5f6964a3612d31a46e616d65ac66696c65732e646967657374a5"
+        "7374617465a9737563636565646564a866696e6973686564d6ff695735a5"
+    ),
+    "result-full": (
+        "8ea6736368656d61a8726573756c742f31a77461736b5f6964a3612d31a46e616d65ac66696c65732e646967657374a5"
+        "7374617465a66661696c6564aa67656e65726174696f6e01a576616c756581a473697a6503a56572726f7283a4747970"
+        "65aa56616c75654572726f72a76d657373616765a26e6fa974726163656261636ba27462a8617474656d70747302a677"
+        "6f726b6572a6656467652d31a763726561746564d6ff695735a5a773746172746564d6ff695735a5a866696e69736865"
+        "64d7ff3b9aca00695735a6ae636f7272656c6174696f6e5f6964a163ab7472616365706172656e74d93730302d346266"
+        "39326633353737623334646136613363653932396430653065343733362d303066303637616130626139303262372d30"
+        "31"
+    ),
+    "event-minimal": (
+        "85a6736368656d61a76576656e742f31a86576656e745f6964a3652d31aa6576656e745f74797065af73686f702e6f72"
+        "6465722e70616964a974696d657374616d70d6ff695735a5a6736f75726365a473686f70"
+    ),
+    "event-full": (
+        "89a6736368656d61a76576656e742f31a86576656e745f6964a3652d31aa6576656e745f74797065af73686f702e6f72"
+        "6465722e70616964a974696d657374616d70d7ff3b9aca00695735a6a6736f75726365a473686f70a46461746181a56f"
+        "7264657207ae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170ab7472616365706172656e"
+        "74d93730302d34626639326633353737623334646136613363653932396430653065343733362d303066303637616130"
+        "626139303262372d3031"
+    ),
+    "dead_letter-minimal": (
+        "de0006a6736368656d61ad646561645f6c65747465722f31a26964a3642d31a6726561736f6ea96d616c666f726d6564"
+        "a4626f6479c40200ffa56669727374d6ff695735a5a46c617374d6ff695735a5"
+    ),
+    "dead_letter-full": (
+        "de0010a6736368656d61ad646561645f6c65747465722f31a26964a3642d31a6726561736f6eab776f726b65725f6c6f"
+        "7374a4626f6479c4027b7dac636f6e74656e745f74797065b36170706c69636174696f6e2f6d73677061636ba5657272"
+        "6f7281a474797065ab4d656d6f72794572726f72a77461736b5f6964a3612d31a46e616d65ac66696c65732e64696765"
+        "7374aa67656e65726174696f6e01a8617474656d70747304a6776f726b6572a6656467652d31a66f726967696eac7461"
+        "736b732e6e6f726d616ca56669727374d6ff695735a5a46c617374d7ff3b9aca00695735a6ae636f7272656c6174696f"
+        "6e5f6964a163ab7472616365706172656e74d93730302d34626639326633353737623334646136613363653932396430"
+        "653065343733362d303066303637616130626139303262372d3031"
+    ),
+    "beat-minimal": (
+        "84a6736368656d61a6626561742f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d6ff695735a5"
+    ),
+    "beat-full": (
+        "8ba6736368656d61a6626561742f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d7ff3b9a"
+        "ca00695735a6a56c61675f73cb3fd0000000000000a474696572a66d656469756da3637075cb3fe8000000000000a96d"
+        "656d6f72795f6d62cd0300a86370755f75736564cb3fe0000000000000ae6d656d6f72795f757365645f6d62cd0100a7"
+        "72756e6e696e6702"
+    ),
+    "metrics-minimal": (
+        "85a6736368656d61a96d6574726963732f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d6"
+        "ff695735a5a877696e646f775f73cb4014000000000000"
+    ),
+    "metrics-full": (
+        "8aa6736368656d61a96d6574726963732f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d7"
+        "ff3b9aca00695735a6a877696e646f775f73cb4014000000000000ab6370755f70657263656e74cb4029000000000000"
+        "ae6d656d6f72795f757365645f6d6264af6d656d6f72795f746f74616c5f6d62cd03e8a56c6f616431cb3fe800000000"
+        "0000a574696572739183a474696572a56c69676874a3637075cb3fe0000000000000a96d656d6f72795f6d62cd0200"
+    ),
+    "control-minimal": "84a6736368656d61a9636f6e74726f6c2f31a26964a36f2d31a7636f6d6d616e64a470696e67a26174d6ff695735a5",
+    "control-full": (
+        "89a6736368656d61a9636f6e74726f6c2f31a26964a36f2d31a7636f6d6d616e64a663616e63656ca26174d7ff3b9aca"
+        "00695735a6a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a77461736b5f6964a3612d31a87265706c"
+        "795f746fa77265706c792e6fae636f7272656c6174696f6e5f6964a163"
+    ),
+    "error-minimal": "81a474797065aa56616c75654572726f72",
+    "error-full": "83a474797065aa56616c75654572726f72a76d657373616765a26e6fa974726163656261636ba27462",
+    "load-minimal": "83a474696572a56c69676874a3637075cb3fe0000000000000a96d656d6f72795f6d62cd0200",
+    "load-full": (
+        "8ca474696572a56c69676874a3637075cb3fe0000000000000a96d656d6f72795f6d62cd0200a86370755f75736564cb"
+        "3fd0000000000000ae6d656d6f72795f757365645f6d6240a772756e6e696e6701a777616974696e6702a77374617274"
+        "656403a973756363656564656404a66661696c656405a6776169745f7391cb3fe0000000000000a572756e5f7392cb3f"
+        "f8000000000000cb4004000000000000"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_json(name):
+    message = MESSAGES[name]
+    assert encode(message, JSON) == GOLDEN_JSON[name]
+    assert as_data(decode(GOLDEN_JSON[name], type(message), JSON)) == as_data(message)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messagepack(name):
+    message = MESSAGES[name]
+    assert encode(message, MSGPACK) == bytes.fromhex(GOLDEN_MSGPACK[name])
+    assert as_data(decode(bytes.fromhex(GOLDEN_MSGPACK[name]), type(message), MSGPACK)) == as_data(message)
+
+
+def as_data(message):
+    """A message with its raw fields decoded: two `Raw` compare by identity."""
+    return {
+        name: msgspec.json.decode(value) if isinstance(value, Raw) else value
+        for name, value in msgspec.structs.asdict(message).items()
+    }
+
+
+def test_every_message_is_here():
+    from fogactors import messages
+
+    structs = {
+        each
+        for each in (getattr(messages, name) for name in messages.__all__)
+        if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    }
+    assert structs == {type(each) for each in MESSAGES.values()}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_version_1_reads_a_later_version_with_unknown_fields(name):
+    body = msgspec.json.decode(GOLDEN_JSON[name]) | {"added_later": {"deep": [1]}}
+    if "schema" in body:
+        body["schema"] = body["schema"].replace("/1", "/2")
+    message = decode(msgspec.json.encode(body), type(MESSAGES[name]))
+    expected = as_data(MESSAGES[name])
+    assert as_data(message) == (expected | {"schema": body["schema"]} if "schema" in body else expected)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_a_later_version_with_a_new_defaulted_field_reads_version_1(name, content_type):
+    old = type(MESSAGES[name])
+    later = msgspec.defstruct(old.__name__, [("added_later", int, 7)], bases=(old,), kw_only=True)
+    message = decode(encode(MESSAGES[name], content_type), later, content_type)
+    assert as_data(message) == as_data(MESSAGES[name]) | {"added_later": 7}

@@ -1,0 +1,183 @@
+"""The topology against the design's tables, row by row, and what `validate` refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fogactors.errors import SpecError
+from fogactors.wire import (
+    Binding,
+    Exchange,
+    Policy,
+    Queue,
+    Topology,
+    fog_topology,
+    retry_exchange,
+    task_key,
+    task_queue,
+)
+from fogactors.wire.topology import RETRY_STEPS_S
+
+EXCHANGES = {
+    "tasks.direct": "direct",
+    "results.topic": "topic",
+    "metrics.topic": "topic",
+    "system.fanout": "fanout",
+    "events.topic": "topic",
+    "rpc.direct": "direct",
+    "dlx": "topic",
+    "dlq.parked": "fanout",
+    **{f"retry.{step}": "fanout" for step in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)},
+}
+KEYS = [
+    f"{priority}{ending}"
+    for priority in ("high_priority", "normal", "low_priority")
+    for ending in ("", ".medium", ".heavy")
+]
+TASK_POLICY = Policy(
+    max_length=10_000,
+    overflow="reject-publish",
+    delivery_limit=3,
+    dead_letter_exchange="dlx",
+    dead_letter_routing_key="task.failed",
+    dead_letter_strategy="at-least-once",
+)
+FEED = Policy(max_length=50_000, overflow="drop-head", delivery_limit=-1)
+QUEUES = {
+    **{f"tasks.{key}": ("quorum", TASK_POLICY) for key in KEYS},
+    **{
+        f"retry.{step}": (
+            "quorum",
+            Policy(
+                overflow="reject-publish",
+                delivery_limit=-1,
+                message_ttl_ms=step * 1000,
+                dead_letter_exchange="",
+                dead_letter_routing_key=None,
+                dead_letter_strategy="at-least-once",
+            ),
+        )
+        for step in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+    },
+    "results.success": ("quorum", FEED),
+    "results.failed": ("quorum", FEED),
+    "results.pending": ("quorum", Policy(delivery_limit=-1)),
+    "metrics.node": ("quorum", Policy(max_length=100_000, overflow="drop-head", delivery_limit=-1)),
+    "dlq": ("quorum", Policy(delivery_limit=-1)),
+    "dlq.parked": ("stream", Policy(max_age_s=86_400)),
+}
+BINDINGS = {
+    *(("tasks.direct", key, f"tasks.{key}") for key in KEYS),
+    *((f"retry.{step}", "", f"retry.{step}") for step in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)),
+    ("results.topic", "results.success.#", "results.success"),
+    ("results.topic", "results.failed.#", "results.failed"),
+    ("results.topic", "results.pending", "results.pending"),
+    ("metrics.topic", "metrics.node.#", "metrics.node"),
+    ("dlx", "#", "dlq"),
+    ("dlq.parked", "", "dlq.parked"),
+}
+
+
+def test_exchanges_are_the_table():
+    assert {each.name: each.type for each in fog_topology().exchanges} == EXCHANGES
+
+
+def test_queues_and_policies_are_the_table():
+    topology = fog_topology(retention_s=86_400)
+    assert {each.name: (each.type, each.policy) for each in topology.queues} == QUEUES
+
+
+def test_bindings_are_the_table():
+    assert {(each.exchange, each.key, each.queue) for each in fog_topology().bindings} == BINDINGS
+
+
+def test_nothing_bound_to_dlx_receives_the_parked_copies():
+    assert [each.queue for each in fog_topology().bindings if each.exchange == "dlx"] == ["dlq"]
+
+
+@pytest.mark.parametrize(
+    ("priority", "tier", "key"),
+    [
+        ("high", "light", "high_priority"),
+        ("normal", "light", "normal"),
+        ("low", "light", "low_priority"),
+        ("high", "medium", "high_priority.medium"),
+        ("low", "heavy", "low_priority.heavy"),
+    ],
+)
+def test_task_names(priority, tier, key):
+    assert task_key(priority, tier) == key
+    assert task_queue(priority, tier) == f"tasks.{key}"
+
+
+def test_the_first_tier_is_the_light_one():
+    topology = fog_topology(tiers=("nano", "giant"))
+    assert task_queue("normal", "nano", light="nano") == "tasks.normal"
+    tasks = {each.name for each in topology.queues if each.name.startswith("tasks.normal")}
+    assert tasks == {"tasks.normal", "tasks.normal.giant"}
+
+
+@pytest.mark.parametrize("tiers", [(), ("light", "light")])
+def test_tiers_must_be_named_once(tiers):
+    with pytest.raises(SpecError, match="tiers"):
+        fog_topology(tiers=tiers)
+
+
+def test_retry_exchange_knows_only_its_steps():
+    assert [retry_exchange(step) for step in RETRY_STEPS_S][:3] == ["retry.1", "retry.4", "retry.16"]
+    with pytest.raises(SpecError, match="2 s"):
+        retry_exchange(2)
+
+
+def test_lookup():
+    topology = fog_topology()
+    assert topology.queue("dlq").type == "quorum"
+    assert topology.exchange("dlx").type == "topic"
+    with pytest.raises(SpecError, match="'nope'"):
+        topology.queue("nope")
+    with pytest.raises(SpecError, match="'nope'"):
+        topology.exchange("nope")
+
+
+def test_adding_a_users_own_keeps_what_both_say_once():
+    mine = Topology(
+        exchanges=(Exchange("events.topic", "topic"),),
+        queues=(Queue("mine"),),
+        bindings=(Binding("events.topic", "photo.#", "mine"),),
+    )
+    both = fog_topology() + mine
+    both.validate()
+    assert len(both.exchanges) == len(fog_topology().exchanges)
+    assert both.queue("mine") == Queue("mine")
+
+
+FULL = Policy(overflow="reject-publish", dead_letter_exchange="dlx", dead_letter_strategy="at-least-once")
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (Topology(exchanges=(Exchange("dlx", "direct"),)), "exchange 'dlx' is there twice"),
+        (Topology(queues=(Queue("dlq", policy=FEED),)), "queue 'dlq' is there twice"),
+        (Topology(bindings=(Binding("nowhere", "#", "dlq"),)), "unknown exchange 'nowhere'"),
+        (Topology(bindings=(Binding("dlx", "#", "nothing"),)), "unknown queue 'nothing'"),
+        (Topology(queues=(Queue("q", policy=replace(FULL, overflow="drop-head")),)), "at-least-once needs"),
+        (Topology(queues=(Queue("q", policy=replace(FULL, overflow=None)),)), "at-least-once needs"),
+        (
+            Topology(queues=(Queue("q", policy=replace(FULL, dead_letter_exchange=None)),)),
+            "at-least-once needs",
+        ),
+        (Topology(queues=(Queue("q", policy=Policy(delivery_limit=0)),)), "discards silently"),
+        (Topology(queues=(Queue("q", policy=Policy(dead_letter_exchange="gone")),)), "'gone' is unknown"),
+    ],
+)
+def test_validate_refuses(extra, says):
+    with pytest.raises(SpecError, match=says) as caught:
+        (fog_topology() + extra).validate()
+    assert "\n" not in str(caught.value)
+
+
+def test_validate_accepts_a_limit_that_dead_letters():
+    (fog_topology() + Topology(queues=(Queue("q", policy=replace(FULL, delivery_limit=0)),))).validate()
