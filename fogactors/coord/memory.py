@@ -1,0 +1,319 @@
+"""The coordination store in memory: what users test with, and what one process alone runs on.
+
+`MemoryStore` is the shared state, `MemoryCoord` one client of it; several clients of one store see each
+other as several clients of one Redis would. The store has the faults of a Redis too, as switches: `away`,
+`full`, `drop_notices` and `expire_now`.
+
+One event loop at a time; only a beat writer may be used from another thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, Literal, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from fogactors.coord.base import RESULT_TTL_S, BeatWriter, Lease, Notices, Recorded, done_channel
+from fogactors.errors import CoordUnavailable, LeaseLost
+from fogactors.messages import Beat, TaskResult
+
+__all__ = ["NOTICES_BUFFERED", "MemoryCoord", "MemoryStore"]
+
+NOTICES_BUFFERED = 10_000
+"""Notices that wait for one slow listener. More are dropped, as Redis drops a client that does not read."""
+
+T = TypeVar("T")
+
+
+class _Expiring(Generic[T]):
+    """A dict whose entries run out. What is due is swept by the next write: no timer or task runs for it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: dict[str, tuple[float, T]] = {}
+        # A renewal leaves its old due time in the heap; a few stale pairs cost less than finding them.
+        self._due: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> T | None:
+        entry = self._entries.get(key)
+        return entry[1] if entry is not None and entry[0] > self._clock() else None
+
+    def put(self, key: str, value: T, ttl_s: float) -> None:
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            _, stale = heapq.heappop(self._due)
+            if stale in self._entries and self._entries[stale][0] <= now:
+                del self._entries[stale]
+        self._entries[key] = (now + ttl_s, value)
+        heapq.heappush(self._due, (now + ttl_s, key))
+
+    def discard(self, key: str) -> None:
+        self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._due.clear()
+
+    def values(self) -> list[T]:
+        now = self._clock()
+        return [value for due, value in self._entries.values() if due > now]
+
+
+class MemoryStore:
+    """The state that clients share. `clock`: seconds from any origin, never backwards; tests pass their own.
+
+    The default is monotonic, not the time of day: TTLs are durations, and a clock that is set must not end a
+    lease.
+
+    Switches, all off at first:
+
+    * `away`: every method of every client raises `CoordUnavailable`. State is kept, as over a cut connection.
+    * `full`: what would store something raises `CoordUnavailable`; reading, renewing, giving up and notifying
+      work, as on a Redis with `maxmemory` reached and `noeviction`.
+    * `drop_notices`: notices are lost without an error, as with a subscriber that was reconnecting.
+
+    `notices_lost` counts notices dropped by the switch or because a listener did not read.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.away = False
+        self.full = False
+        self.drop_notices = False
+        self.notices_lost = 0
+        self._results: _Expiring[TaskResult] = _Expiring(clock)
+        self._leases: _Expiring[Lease] = _Expiring(clock)
+        self._beats: _Expiring[Beat] = _Expiring(clock)
+        # Beats alone are written from other threads; everything else belongs to the loop and needs no lock.
+        self._beats_lock = threading.Lock()
+        # Apart from the leases, because a token must not start again when its lease has run out.
+        self._tokens: dict[str, int] = {}
+        self._groups: dict[str, set[str]] = {}
+        self._listeners: dict[str, list[MemoryObjectSendStream[str]]] = {}
+
+    def expire_now(self, what: Literal["results", "leases", "beats"], key: str | None = None) -> None:
+        """Let an entry run out at once: a task id, a lease's name or `<node>/<role>`; without `key`, all."""
+        with self._beats_lock:
+            entries = {"results": self._results, "leases": self._leases, "beats": self._beats}[what]
+            if key is None:
+                entries.clear()
+            else:
+                entries.discard(key)
+
+    def sizes(self) -> dict[str, int]:
+        """How many results, leases and beats are in memory, also those that ran out and are not swept."""
+        return {"results": len(self._results), "leases": len(self._leases), "beats": len(self._beats)}
+
+    # What clients do. Each step is one piece without an await, as a Redis script is.
+
+    def reach(self, *, storing: bool = False) -> None:
+        """Raise `CoordUnavailable` where a Redis in this condition would give no answer, or an error."""
+        if self.away:
+            raise CoordUnavailable("the coordination store cannot be reached")
+        if storing and self.full:
+            raise CoordUnavailable("the coordination store is full and takes no writes")
+
+    def record(self, result: TaskResult, ttl_s: float) -> Recorded:
+        known = self._results.get(result.task_id)
+        if known is not None and known.generation >= result.generation:
+            return "duplicate"
+        # A copy in and a copy out, as a codec would: nobody holds what is in the store.
+        self._results.put(result.task_id, copy.copy(result), ttl_s)
+        self.publish(done_channel(result.task_id), result.task_id)
+        return "recorded"
+
+    def result(self, task_id: str) -> TaskResult | None:
+        return copy.copy(self._results.get(task_id))
+
+    def publish(self, channel: str, payload: str) -> None:
+        for listener in self._listeners.get(channel, ()):
+            if self.drop_notices:
+                self.notices_lost += 1
+                continue
+            try:
+                listener.send_nowait(payload)
+            except (anyio.WouldBlock, anyio.BrokenResourceError):
+                self.notices_lost += 1
+
+    def subscribe(self, channel: str) -> tuple[MemoryObjectSendStream[str], MemoryObjectReceiveStream[str]]:
+        sender, receiver = anyio.create_memory_object_stream[str](NOTICES_BUFFERED)
+        self._listeners.setdefault(channel, []).append(sender)
+        return sender, receiver
+
+    def unsubscribe(self, channel: str, sender: MemoryObjectSendStream[str]) -> None:
+        listeners = self._listeners[channel]
+        listeners.remove(sender)
+        if not listeners:
+            del self._listeners[channel]
+
+    def acquire(self, name: str, owner: str, ttl_s: float) -> Lease | None:
+        held = self._leases.get(name)
+        if held is not None and held.owner != owner:
+            return None
+        if held is None:
+            self._tokens[name] = self._tokens.get(name, 0) + 1
+        lease = Lease(name, owner, self._tokens[name], ttl_s)
+        self._leases.put(name, lease, ttl_s)
+        return lease
+
+    def require(self, lease: Lease) -> None:
+        """Raise `LeaseLost` unless this lease, with this very token, is the one that holds."""
+        held = self._leases.get(lease.name)
+        if held is None:
+            raise LeaseLost(f"lease {lease.name!r} of {lease.owner!r} has run out")
+        if held.token != lease.token:
+            raise LeaseLost(f"lease {lease.name!r} of {lease.owner!r} is held by {held.owner!r} now")
+
+    def renew(self, lease: Lease) -> None:
+        self.require(lease)
+        self._leases.put(lease.name, lease, lease.ttl_s)
+
+    def release(self, lease: Lease) -> None:
+        held = self._leases.get(lease.name)
+        if held is not None and held.token == lease.token:
+            self._leases.discard(lease.name)
+
+    def holder(self, name: str) -> str | None:
+        held = self._leases.get(name)
+        return held.owner if held is not None else None
+
+    def join(self, group: str, member: str) -> None:
+        self._groups.setdefault(group, set()).add(member)
+
+    def leave(self, group: str, member: str, lease: Lease | None) -> None:
+        if lease is not None:
+            self.require(lease)
+        self._groups.get(group, set()).discard(member)
+
+    def members(self, group: str) -> frozenset[str]:
+        return frozenset(self._groups.get(group, ()))
+
+    def beat(self, beat: Beat, ttl_s: float) -> None:
+        with self._beats_lock:
+            self._beats.put(f"{beat.node}/{beat.role}", copy.copy(beat), ttl_s)
+
+    def beats(self) -> list[Beat]:
+        with self._beats_lock:
+            beats = [copy.copy(beat) for beat in self._beats.values()]
+        return sorted(beats, key=lambda beat: (beat.node, beat.role))
+
+
+class _Notices:
+    """One subscription's notices, in the order in which they were sent."""
+
+    def __init__(self, stream: MemoryObjectReceiveStream[str]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _Notices:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            return await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            raise StopAsyncIteration from None
+
+
+class _BeatWriter:
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._closed = False
+
+    def write(self, beat: Beat, ttl_s: float) -> None:
+        if self._closed:
+            raise CoordUnavailable("this beat writer is closed")
+        self._store.reach(storing=True)
+        self._store.beat(beat, ttl_s)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class MemoryCoord:
+    """One client of a `MemoryStore`; implements `Coord`, where the methods are described.
+
+    Like a Redis client it needs no `open` to work (that only asks whether the store answers), and each call
+    gives way to other tasks before it acts, so that a race which Redis would show can show here.
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._closed = False
+        self._subscriptions: set[MemoryObjectSendStream[str]] = set()
+
+    async def _reach(self, *, storing: bool = False) -> MemoryStore:
+        await checkpoint()
+        if self._closed:
+            raise CoordUnavailable("this client of the coordination store is closed")
+        self._store.reach(storing=storing)
+        return self._store
+
+    async def open(self, timeout: float = 10.0) -> None:
+        self._closed = False
+        await self._reach()
+
+    async def close(self) -> None:
+        self._closed = True
+        for sender in self._subscriptions:
+            sender.close()
+
+    async def record(self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S) -> Recorded:
+        return (await self._reach(storing=True)).record(result, ttl_s)
+
+    async def result(self, task_id: str) -> TaskResult | None:
+        return (await self._reach()).result(task_id)
+
+    async def notify(self, channel: str, payload: str) -> None:
+        (await self._reach()).publish(channel, payload)
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncGenerator[Notices]:
+        store = await self._reach()
+        sender, receiver = store.subscribe(channel)
+        self._subscriptions.add(sender)
+        try:
+            with sender, receiver:
+                yield _Notices(receiver)
+        finally:
+            self._subscriptions.discard(sender)
+            store.unsubscribe(channel, sender)
+
+    async def acquire(self, name: str, owner: str, ttl_s: float) -> Lease | None:
+        return (await self._reach(storing=True)).acquire(name, owner, ttl_s)
+
+    async def renew(self, lease: Lease) -> None:
+        (await self._reach()).renew(lease)
+
+    async def release(self, lease: Lease) -> None:
+        (await self._reach()).release(lease)
+
+    async def holder(self, name: str) -> str | None:
+        return (await self._reach()).holder(name)
+
+    async def join(self, group: str, member: str) -> None:
+        (await self._reach(storing=True)).join(group, member)
+
+    async def leave(self, group: str, member: str, *, lease: Lease | None = None) -> None:
+        (await self._reach()).leave(group, member, lease)
+
+    async def members(self, group: str) -> frozenset[str]:
+        return (await self._reach()).members(group)
+
+    async def beat(self, beat: Beat, ttl_s: float) -> None:
+        (await self._reach(storing=True)).beat(beat, ttl_s)
+
+    async def beats(self) -> list[Beat]:
+        return (await self._reach()).beats()
+
+    def beat_writer(self) -> BeatWriter:
+        return _BeatWriter(self._store)
