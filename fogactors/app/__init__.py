@@ -1,0 +1,1 @@
+"""The program: settings, boot and the command."""

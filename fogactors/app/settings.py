@@ -1,0 +1,212 @@
+"""What can be tuned, as frozen data, and `load`, which reads it from `actors.toml`, the environment and secret files.
+
+Every field says its range in its type. Rules between values that a run cannot survive are in `conflicts`; `load`
+refuses them. What is only unwise, or needs a look at the outside, is in `fogactors.app.check`.
+
+The field's name is the key, the class the table; `actors.toml` at the root of the repository says what each is for.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from fogactors.app.settings_load import load_tree, masked, wrong
+
+__all__ = ["CONSUMER_TIMEOUT_S", "DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "load", "masked"]
+
+CONSUMER_TIMEOUT_S: Final = 1800.0
+"""The broker closes the channel of a consumer that holds a delivery for longer (RabbitMQ's default, 30 min)."""
+
+DEFAULT_FILE: Final = "actors.toml"
+
+YEAR_S: Final = 31_536_000.0
+
+Seconds = Annotated[float, Meta(gt=0, le=YEAR_S)]
+"""Bounded above too, because event loops refuse timers that are centuries away."""
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[
+    str,
+    Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?\Z", description="at most 63 letters, digits, - and _"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """`name`: this node, in beats, metrics and logs; empty: the host's name up to its first dot, because the name is
+    one word of a routing key."""
+
+    name: Name = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", socket.gethostname().partition(".")[0] or "localhost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusSettings:
+    url: str = "memory://"
+    publish_timeout_s: Seconds = 10.0
+    max_body_bytes: Count = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordSettings:
+    url: str = "memory://"
+    result_ttl_s: Seconds = 900.0
+    result_inline_bytes: Count = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierSettings:
+    """`cpu`: cores, `memory_mb`: MiB, `slots`: how many tasks that state no need of their own share them."""
+
+    name: str
+    cpu: Annotated[float, Meta(gt=0, le=65_536)]
+    memory_mb: Count
+    slots: Annotated[int, Meta(ge=1, le=10_000)]
+
+
+DEFAULT_TIERS: Final = (
+    TierSettings(name="light", cpu=0.5, memory_mb=512, slots=4),
+    TierSettings(name="medium", cpu=0.75, memory_mb=768, slots=2),
+    TierSettings(name="heavy", cpu=1.0, memory_mb=1024, slots=2),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorSettings:
+    look_ahead: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    guarantee_every: Annotated[int, Meta(ge=2)] = 10
+    help_after_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 0.25
+    help_grace_s: Seconds = 1.0
+    drain_s: Seconds = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksSettings:
+    modules: tuple[str, ...] = ()
+    time_limit_s: Annotated[float, Meta(gt=0, lt=CONSUMER_TIMEOUT_S)] = 1500.0
+    recycle_after: Count = 200
+    process_start_s: Seconds = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    first_s: Seconds = 1.0
+    factor: Annotated[float, Meta(ge=1, le=1000)] = 2.0
+    max_s: Seconds = 300.0
+    jitter: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisionSettings:
+    intensity: Annotated[int, Meta(ge=0)] = 3
+    period_s: Seconds = 5.0
+    backoff_first_s: Seconds = 0.2
+    backoff_max_s: Seconds = 30.0
+    mailbox: Count = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatSettings:
+    interval_s: Seconds = 30.0
+    ttl_s: Seconds = 90.0
+    loop_blocked_s: Seconds = 30.0
+    loop_dead_s: Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownSettings:
+    budget_s: Seconds = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it. `Settings()` is the defaults.
+
+    `provenance`: dotted key to `default`, the file's path, or the variable's name. It takes no part in comparisons: two
+    settings are equal when their values are.
+    """
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    bus: BusSettings = BusSettings()
+    coord: CoordSettings = CoordSettings()
+    tiers: tuple[TierSettings, ...] = DEFAULT_TIERS
+    executor: ExecutorSettings = ExecutorSettings()
+    tasks: TasksSettings = TasksSettings()
+    retry: RetrySettings = RetrySettings()
+    supervision: SupervisionSettings = SupervisionSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    log: LogSettings = LogSettings()
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
+
+    def items(self) -> Iterator[tuple[str, object]]:
+        """Every dotted key with its value, e.g. `executor.drain_s` and `tiers.light.cpu`, in the order of the file."""
+        for table in fields(self):
+            if table.name == "provenance":
+                continue
+            content: Any = getattr(self, table.name)
+            rows: tuple[Any, ...] = content if table.name == "tiers" else (content,)
+            for row in rows:
+                prefix = f"tiers.{row.name}" if table.name == "tiers" else table.name
+                for key in fields(row):
+                    if (table.name, key.name) != ("tiers", "name"):
+                        yield f"{prefix}.{key.name}", getattr(row, key.name)
+
+    def source(self, key: str) -> str:
+        """Where the value of a dotted key comes from."""
+        return self.provenance.get(key, "default")
+
+
+def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Settings:
+    """Read the settings: defaults, then the file, then the environment (`FOGACTORS_<TABLE>__<KEY>`, or the same with
+    `_FILE` for a file that holds the value).
+
+    Without a path, `actors.toml` in the working directory is read if it is there; if not, the defaults will do where
+    `default_ok`. Raises `ConfigError`, one line: source, table, key, what is wrong and the nearest valid name.
+    """
+    if path is None and (Path(DEFAULT_FILE).exists() or not default_ok):
+        path = Path(DEFAULT_FILE)
+    values, provenance = load_tree(Settings, path, env)
+    settings = replace(Settings(**values), provenance=MappingProxyType(provenance))
+    for keys, text in conflicts(settings):
+        # The first of the keys that somebody has set: a default is never the one to change.
+        source = next((settings.source(key) for key in keys if settings.source(key) != "default"), "default")
+        raise wrong(source, keys[0], text)
+    return settings
+
+
+def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no run survives and no type can say: the keys that are involved, the one to name first, and the text."""
+    for table in ("bus", "coord"):
+        url: str = getattr(settings, table).url
+        scheme, separator, _ = url.partition("://")
+        if not separator:
+            yield (f"{table}.url",), f"expected a URL such as memory://, got {json.dumps(masked(url))}"
+        elif scheme != "memory":
+            yield (f"{table}.url",), f'scheme "{scheme}" is not supported; supported: memory'
+    for smaller, larger in zip(settings.tiers, settings.tiers[1:], strict=False):
+        for key in ("cpu", "memory_mb"):
+            low, high = getattr(smaller, key), getattr(larger, key)
+            if high < low:
+                text = f"{high} is less than the {low} of [tiers.{smaller.name}]; list tiers from small to large"
+                yield (f"tiers.{larger.name}.{key}", f"tiers.{smaller.name}.{key}"), text
+    budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
+    if budget_s <= drain_s:
+        text = f"{budget_s} is not more than [executor] drain_s = {drain_s}; a drain could not end in time"
+        yield ("shutdown.budget_s", "executor.drain_s"), text
