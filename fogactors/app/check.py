@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from fogactors.app.settings import CONSUMER_TIMEOUT_S, Settings, conflicts
 from fogactors.messages import PRIORITIES
+from fogactors.roles.base import DRAIN_MARGIN_S
 
 __all__ = ["Finding", "check", "executor_prefetch"]
 
@@ -34,7 +35,7 @@ class Finding:
 def check(settings: Settings) -> list[Finding]:
     """Everything that is wrong with these settings, errors first. Imports the task modules."""
     findings = [Finding("error", keys[0], text) for keys, text in conflicts(settings)]
-    for rule in (_mailbox, _deadlines, _heartbeat, _backoff, _results, unimportable):
+    for rule in (_mailbox, _deadlines, _shutdown, _heartbeat, _backoff, _results, unimportable):
         findings.extend(rule(settings))
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -67,6 +68,16 @@ def _deadlines(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", "tasks.time_limit_s", text)
 
 
+def _shutdown(settings: Settings) -> Iterator[Finding]:
+    budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
+    if drain_s < budget_s < drain_s + DRAIN_MARGIN_S:
+        text = (
+            f"{budget_s} leaves less than {DRAIN_MARGIN_S:g} s after [executor] drain_s = {drain_s}; what does not finish "
+            "in the drain may not be handed back in time, and is then delivered again at the cost of an attempt"
+        )
+        yield Finding("warning", "shutdown.budget_s", text)
+
+
 def _heartbeat(settings: Settings) -> Iterator[Finding]:
     beat = settings.heartbeat
     if beat.ttl_s < 2 * beat.interval_s:
@@ -78,22 +89,18 @@ def _heartbeat(settings: Settings) -> Iterator[Finding]:
 
 
 def _backoff(settings: Settings) -> Iterator[Finding]:
-    retry, supervision = settings.retry, settings.supervision
-    for first_key, first_s, max_key, max_s in (
-        ("first_s", retry.first_s, "retry.max_s", retry.max_s),
-        ("backoff_first_s", supervision.backoff_first_s, "supervision.backoff_max_s", supervision.backoff_max_s),
-    ):
-        if max_s < first_s:
-            yield Finding("error", max_key, f"{max_s} is less than {first_key} = {first_s}")
+    supervision = settings.supervision
+    first_s, max_s = supervision.backoff_first_s, supervision.backoff_max_s
+    if max_s < first_s:
+        yield Finding("error", "supervision.backoff_max_s", f"{max_s} is less than backoff_first_s = {first_s}")
 
 
 def _results(settings: Settings) -> Iterator[Finding]:
     coord, bus = settings.coord, settings.bus
-    longest_s = settings.retry.max_s + SILENT_CLIENT_S
-    if coord.result_ttl_s <= longest_s:
+    if coord.result_ttl_s <= SILENT_CLIENT_S:
         text = (
-            f"{coord.result_ttl_s} is not more than {longest_s:g} ([retry] max_s and the {SILENT_CLIENT_S:g} s in "
-            "which the broker notices a silent worker); a task delivered again later would be recorded a second time"
+            f"{coord.result_ttl_s} is not more than the {SILENT_CLIENT_S:g} s in which the broker notices a silent "
+            "worker; a task delivered again later would be recorded a second time"
         )
         yield Finding("warning", "coord.result_ttl_s", text)
     if coord.result_inline_bytes > bus.max_body_bytes:

@@ -99,14 +99,6 @@ class TasksSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetrySettings:
-    first_s: Seconds = 1.0
-    factor: Annotated[float, Meta(ge=1, le=1000)] = 2.0
-    max_s: Seconds = 300.0
-    jitter: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisionSettings:
     intensity: Annotated[int, Meta(ge=0)] = 3
     period_s: Seconds = 5.0
@@ -148,7 +140,6 @@ class Settings:
     tiers: tuple[TierSettings, ...] = DEFAULT_TIERS
     executor: ExecutorSettings = ExecutorSettings()
     tasks: TasksSettings = TasksSettings()
-    retry: RetrySettings = RetrySettings()
     supervision: SupervisionSettings = SupervisionSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

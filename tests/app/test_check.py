@@ -29,9 +29,9 @@ def test_defaults_are_fine():
         ({"tasks": {"time_limit_s": 1740.0}}, "error", "tasks.time_limit_s", "stay below 1740"),
         ({"heartbeat": {"ttl_s": 59.0}}, "error", "heartbeat.ttl_s", "59.0 is less than twice interval_s = 30.0"),
         ({"heartbeat": {"loop_dead_s": 29.0}}, "error", "heartbeat.loop_dead_s", "29.0 is less than loop_blocked_s"),
-        ({"retry": {"max_s": 0.5}}, "error", "retry.max_s", "0.5 is less than first_s = 1.0"),
         ({"supervision": {"backoff_max_s": 0.1}}, "error", "supervision.backoff_max_s", "less than backoff_first_s"),
-        ({"retry": {"max_s": 810.0}}, "warning", "coord.result_ttl_s", "900.0 is not more than 900 "),
+        ({"coord": {"result_ttl_s": 90.0}}, "warning", "coord.result_ttl_s", "90.0 is not more than the 90 s"),
+        ({"shutdown": {"budget_s": 27.9}}, "warning", "shutdown.budget_s", "27.9 leaves less than 8 s after .*20"),
         ({"bus": {"max_body_bytes": 65_535}}, "warning", "coord.result_inline_bytes", "65536 is more than"),
     ],
 )
@@ -45,10 +45,10 @@ def test_found(tables, level, key, says):
     "tables",
     [
         {"supervision": {"mailbox": 15}},
-        {"shutdown": {"budget_s": 20.5}},
+        {"shutdown": {"budget_s": 28.0}},
         {"tasks": {"time_limit_s": 1739.0}},
         {"heartbeat": {"ttl_s": 60.0, "loop_dead_s": 30.0}},
-        {"retry": {"max_s": 809.0}},
+        {"coord": {"result_ttl_s": 90.5}},
         {"bus": {"max_body_bytes": 65_536}},
     ],
 )
@@ -71,7 +71,7 @@ def test_tiers_out_of_order_are_found():
 
 
 def test_errors_come_first():
-    found = check(changed(retry={"max_s": 810.0}, shutdown={"budget_s": 1.0}, tasks={"modules": ("no.such",)}))
+    found = check(changed(coord={"result_ttl_s": 1.0}, shutdown={"budget_s": 1.0}, tasks={"modules": ("no.such",)}))
     assert [each.level for each in found] == ["error", "error", "warning"]
 
 

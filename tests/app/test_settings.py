@@ -97,8 +97,6 @@ def test_environment_wins_over_the_file_and_the_file_over_defaults():
     [
         ("FOGACTORS_NODE__NAME", "fog-1", "fog-1"),
         ("FOGACTORS_SUPERVISION__MAILBOX", "50", 50),
-        ("FOGACTORS_RETRY__JITTER", "false", False),
-        ("FOGACTORS_RETRY__JITTER", "1", True),
         ("FOGACTORS_TIERS__LIGHT__CPU", "0.25", 0.25),
         ("FOGACTORS_LOG__FORMAT", "json", "json"),
         ("FOGACTORS_TASKS__MODULES", "a.b, c,", ("a.b", "c")),
@@ -181,7 +179,6 @@ def test_byte_order_mark_is_no_error():
         ("[tasks]\ntime_limit_s=1800", "[tasks] time_limit_s: expected a number > 0 and < 1800, got 1800"),
         ("[tasks]\nmodules = 'a'", '[tasks] modules: expected a list of text, got "a"'),
         ("[tasks]\nmodules = [1]", "[tasks] modules: expected a list of text, got a list"),
-        ("[retry]\njitter = 1", "[retry] jitter: expected true or false, got 1"),
         ("[bus]\nurl = 1", "[bus] url: expected text, got 1"),
         ("[log]\nlevel = 'loud'", '[log] level: expected one of debug, error, info, warning, got "loud"'),
         ("[node]\nname = 'a.b'", '[node] name: expected at most 63 letters, digits, - and _, got "a.b"'),
@@ -234,8 +231,10 @@ def test_unreadable_file():
         ({"EXECUTOR__DRAIN_S": ""}, 'EXECUTOR__DRAIN_S: [executor] drain_s: expected a number, got ""'),
         ({"EXECUTOR__DRAIN": "1"}, "EXECUTOR__DRAIN: unknown setting; did you mean FOGACTORS_EXECUTOR__DRAIN_S?"),
         ({"TIERS__LIHT__CPU": "1"}, "TIERS__LIHT__CPU: unknown setting; did you mean FOGACTORS_TIERS__LIGHT__CPU?"),
-        ({"RETRY__JITTER": "maybe"}, 'RETRY__JITTER: [retry] jitter: expected true or false, got "maybe"'),
-        ({"RETRY__MAX_S": "-1"}, 'RETRY__MAX_S: [retry] max_s: expected a number > 0 and <= 31536000, got "-1"'),
+        (
+            {"BUS__PUBLISH_TIMEOUT_S": "-1"},
+            'BUS__PUBLISH_TIMEOUT_S: [bus] publish_timeout_s: expected a number > 0 and <= 31536000, got "-1"',
+        ),
         ({"BUS__URL_FILE": "absent"}, "BUS__URL_FILE: cannot read absent: No such file or directory"),
         ({"BUS__URL_FILE": "a", "BUS__URL": "b"}, "BUS__URL_FILE: FOGACTORS_BUS__URL is set as well; set one of them"),
         (
