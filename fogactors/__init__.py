@@ -1,0 +1,60 @@
+"""fogactors: event-driven actors that schedule work over fog and edge machines, and lose none of it.
+
+The public names. Each is imported on first use, so that `from fogactors import task` in a module of tasks costs a
+worker process nothing but the task layer.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fogactors.core import Actor, ActorSystem, ChildSpec, Ref, Stop, SupervisorSpec
+    from fogactors.errors import FogError
+    from fogactors.tasks.client import Handle, Submitter
+    from fogactors.tasks.retry import Retry, RetryPolicy, Skip
+    from fogactors.tasks.task import task
+
+__all__ = [
+    # actors
+    "Actor",
+    "ActorSystem",
+    "ChildSpec",
+    "Ref",
+    "Stop",
+    "SupervisorSpec",
+    # tasks
+    "Handle",
+    "Retry",
+    "RetryPolicy",
+    "Skip",
+    "Submitter",
+    "task",
+    # errors
+    "FogError",
+]
+
+_HOME = {
+    "Actor": "core",
+    "ActorSystem": "core",
+    "ChildSpec": "core",
+    "FogError": "errors",
+    "Handle": "tasks.client",
+    "Ref": "core",
+    "Retry": "tasks.retry",
+    "RetryPolicy": "tasks.retry",
+    "Skip": "tasks.retry",
+    "Stop": "core",
+    "Submitter": "tasks.client",
+    "SupervisorSpec": "core",
+    "task": "tasks.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,5 @@
+"""`python -m fogactors`."""
+
+from fogactors.app.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""`fogactors check` and `fogactors tree`: look, without running anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fogactors.app.check import check as find
+from fogactors.app.cli.common import Imports, Json, load_settings, print_json
+from fogactors.app.program import role_context
+from fogactors.app.settings import masked
+from fogactors.core import ChildSpec, SupervisorSpec
+from fogactors.errors import ConfigError
+from fogactors.observe.console import tree_spec
+from fogactors.roles import ROLES, up_tree
+
+__all__ = ["check", "tree"]
+
+EXIT_CONFIG = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    key: str
+    value: object
+    source: str
+
+
+def check(
+    imports: Imports = None,
+    json: Json = False,
+    values: Annotated[bool, typer.Option("--values", help="Also every value and where it comes from.")] = False,
+) -> None:
+    """Validate actors.toml, the environment and the task modules; say what does not go together."""
+    settings = load_settings(imports)
+    findings = find(settings)
+    failed = any(finding.level == "error" for finding in findings)
+    rows = [
+        _Row(key, masked(value) if isinstance(value, str) else value, settings.source(key))
+        for key, value in settings.items()
+    ]
+    if json:
+        print_json({"ok": not failed, "findings": findings, "values": rows})
+    else:
+        console = Console()
+        if values:
+            table = Table("key", "value", "from", box=None, pad_edge=False)
+            for row in rows:
+                table.add_row(row.key, escape(str(row.value)), row.source)
+            console.print(table)
+        for finding in findings:
+            console.print(f"{finding.level}: {finding.key}: {finding.text}", markup=False, highlight=False)
+        if not findings:
+            console.print(f"ok: {len(rows)} settings, nothing that does not go together", highlight=False)
+    raise typer.Exit(EXIT_CONFIG if failed else 0)
+
+
+def tree(
+    role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="Only this role's trees.")] = None,
+    json: Json = False,
+) -> None:
+    """Print the specification of the supervision tree: strategies, restarts, budgets."""
+    if role is not None and role not in ROLES:
+        raise ConfigError(f"there is no role {role!r}; the roles are: {', '.join(ROLES)}")
+    context = role_context(load_settings())
+    names = tuple(ROLES) if role is None else (role,)
+    spec = up_tree(context, names, context.tiers.names)
+    if json:
+        print_json(_as_data(spec))
+    else:
+        Console().print(tree_spec((spec,)))
+
+
+def _as_data(spec: ChildSpec | SupervisorSpec) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": spec.id, "kind": spec.kind, "restart": spec.restart}
+    row |= {"start_s": spec.start_s, "shutdown_s": spec.shutdown_s}
+    if isinstance(spec, ChildSpec):
+        return row | {"mailbox": spec.mailbox, "overflow": spec.overflow}
+    row |= {"strategy": spec.strategy, "exceeded": spec.exceeded}
+    row |= {"intensity": spec.intensity.max_restarts, "period_s": spec.intensity.period_s}
+    return row | {"children": [_as_data(child) for child in spec.children]}

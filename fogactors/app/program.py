@@ -1,0 +1,164 @@
+"""Everything one process runs: the way to the broker and the store, the registry of tasks, and a tree of roles.
+
+Today both the broker and the store are embedded (`memory://`): they live in this process and end with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from fogactors.app.settings import Settings
+from fogactors.bus import Bus, MemoryBroker, MemoryBus
+from fogactors.coord import Coord, MemoryCoord, MemoryStore
+from fogactors.core import (
+    CANCEL_GRACE_S,
+    ActorSystem,
+    Backoff,
+    ChildSpec,
+    Events,
+    Intensity,
+    Ref,
+    StopChild,
+    SupervisorSpec,
+    walk,
+)
+from fogactors.errors import ActorError
+from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles.tier_executor import EXECUTOR
+from fogactors.tasks.client import Submitter
+from fogactors.tasks.executor import ExecutorConfig
+from fogactors.tasks.isolation import ProcessPool
+from fogactors.tasks.registry import Registry, default_registry
+from fogactors.tasks.tiers import Tier, Tiers
+from fogactors.wire import fog_topology
+
+__all__ = ["Program", "role_context", "tiers_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A running program. `broker` is the embedded one."""
+
+    settings: Settings
+    system: ActorSystem
+    context: RoleContext
+    tree: SupervisorSpec
+    broker: MemoryBroker
+    store: MemoryStore
+
+    @classmethod
+    @asynccontextmanager
+    async def start(
+        cls,
+        settings: Settings,
+        roles: tuple[str, ...],
+        *,
+        tiers: tuple[str, ...] | None = None,
+        events: Events | None = None,
+        registry: Registry = default_registry,
+        urgent: Callable[[object], None] | None = None,
+    ) -> AsyncGenerator[Program]:
+        """Import the task modules, start the tree of these roles, and stop it on leaving. `tiers`: those that this
+        process serves, by default all.
+
+        Raises `ConfigError`, `StartFailed`, and from the body `RestartIntensityExceeded`.
+        """
+        registry.import_modules(settings.tasks.modules)
+        async with MemoryBroker() as broker:
+            broker.declare(fog_topology(tuple(tier.name for tier in settings.tiers)))
+            store = MemoryStore()
+            context = role_context(settings, broker, MemoryCoord(store), registry, urgent)
+            async with ActorSystem(events=events) as system:
+                tree = up_tree(context, roles, tiers or context.tiers.names)
+                await system.start(tree)
+                program = cls(settings, system, context, tree, broker, store)
+                yield program
+                await program.drain()
+
+    async def drain(self) -> None:
+        """Drain all executors at the same time. A supervisor stops its children one by one, so without this
+        several full executors in one process would need the sum of their drains."""
+
+        async def stop(executor: str, supervisor: Ref[Any], timeout: float) -> None:
+            with suppress(ActorError):  # down already, or its supervisor is: then there is nothing to drain
+                await supervisor.ask(StopChild(executor), timeout)
+
+        async with anyio.create_task_group() as drains:
+            for path, spec in walk(self.tree):
+                if isinstance(spec, ChildSpec) and spec.id == EXECUTOR:
+                    supervisor = self.system.ref(path.rpartition("/")[0])
+                    drains.start_soon(stop, spec.id, supervisor, spec.shutdown_s + CANCEL_GRACE_S)
+
+    @asynccontextmanager
+    async def submitter(self) -> AsyncGenerator[Submitter]:
+        """A submitter on a connection of its own."""
+        bus, coord = MemoryBus(self.broker, name="submitter"), MemoryCoord(self.store)
+        timeout_s = self.settings.bus.publish_timeout_s
+        await bus.open()
+        try:
+            async with Submitter(bus, coord, self.context.tiers, publish_timeout_s=timeout_s) as submitter:
+                yield submitter
+        finally:
+            await bus.close()
+
+
+def tiers_of(settings: Settings) -> Tiers:
+    return Tiers(tuple(Tier(each.name, each.cpu, each.memory_mb, each.slots) for each in settings.tiers))
+
+
+def role_context(
+    settings: Settings,
+    broker: MemoryBroker | None = None,
+    coord: Coord | None = None,
+    registry: Registry = default_registry,
+    urgent: Callable[[object], None] | None = None,
+) -> RoleContext:
+    """What roles are given, from the settings. Without a broker it is good for looking at trees only."""
+    executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
+
+    def make_bus(name: str) -> Bus:
+        return MemoryBus(broker or MemoryBroker(), name=name, max_body=settings.bus.max_body_bytes)
+
+    def make_pool(size: int) -> ProcessPool:
+        return ProcessPool(size, recycle_after=tasks.recycle_after, start_s=tasks.process_start_s)
+
+    def executor_config(tier: str) -> ExecutorConfig:
+        return ExecutorConfig(
+            node=settings.node.name,
+            tier=tier,
+            look_ahead=executor.look_ahead,
+            guarantee_every=executor.guarantee_every,
+            help_after_s=executor.help_after_s,
+            help_grace_s=executor.help_grace_s,
+            drain_s=executor.drain_s,
+            time_limit_s=tasks.time_limit_s,
+            result_ttl_s=settings.coord.result_ttl_s,
+            result_inline_bytes=settings.coord.result_inline_bytes,
+            publish_timeout_s=settings.bus.publish_timeout_s,
+        )
+
+    beat = settings.heartbeat
+    return RoleContext(
+        node=settings.node.name,
+        tiers=tiers_of(settings),
+        registry=registry,
+        coord=coord or MemoryCoord(MemoryStore()),
+        make_bus=make_bus,
+        make_pool=make_pool,
+        executor=executor_config,
+        heartbeat=HeartbeatConfig(
+            interval_s=beat.interval_s,
+            ttl_s=beat.ttl_s,
+            loop_blocked_s=beat.loop_blocked_s,
+            loop_dead_s=beat.loop_dead_s,
+        ),
+        intensity=Intensity(supervision.intensity, supervision.period_s),
+        backoff=Backoff(first_s=supervision.backoff_first_s, max_s=supervision.backoff_max_s),
+        mailbox=supervision.mailbox,
+        urgent=urgent or (lambda _: None),
+    )
