@@ -1,0 +1,113 @@
+"""One heap of deadlines for a whole system of actors: timers, and the timeouts of asks.
+
+A cancel scope per ask costs more than the ask. Timeouts are therefore kept in buckets of 10 ms, one heap entry each: an
+ask is added to and removed from a set, and is never early, at most one bucket late.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from fogactors.core.waiter import Waiter
+
+__all__ = ["TIMED_OUT", "Timer", "Timers"]
+
+TIMED_OUT: Final = object()
+"""What a waiter that ran out of time is given."""
+
+_BUCKETS_PER_S: Final = 100
+
+
+class Timer:
+    """A call to come. `cancel()` is cheap and may be repeated."""
+
+    __slots__ = ("_armed", "_call")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+        self._armed = True
+
+    @property
+    def pending(self) -> bool:
+        return self._armed and self._call is not None
+
+    def cancel(self) -> None:
+        self._call = None
+
+    def fire(self) -> None:
+        if self.pending and self._call is not None:
+            self._armed = False
+            self._call()
+
+    def rearm(self) -> bool:
+        """Make it pending again; false when it was cancelled."""
+        self._armed = self._call is not None
+        return self._armed
+
+
+class Timers:
+    """Owned by an `ActorSystem`, which runs `run()`. `clock` gives the event loop's time in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._number = itertools.count()
+        self._buckets: dict[int, set[Waiter]] = {}
+        self._wake = anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """Call a plain function, which must not raise, at `when` on the clock."""
+        timer = Timer(call)
+        self._push(when, timer)
+        return timer
+
+    def call_again(self, when: float, timer: Timer) -> None:
+        """The same timer once more, for one that is periodic; not if it was cancelled meanwhile."""
+        if timer.rearm():
+            self._push(when, timer)
+
+    def expire_at(self, when: float, waiter: Waiter) -> int:
+        """Give the waiter `TIMED_OUT` at `when` or up to 10 ms later; returns the bucket, for `forget`."""
+        bucket = int(when * _BUCKETS_PER_S) + 1
+        waiters = self._buckets.get(bucket)
+        if waiters is None:
+            waiters = self._buckets[bucket] = set()
+            self.call_at(bucket / _BUCKETS_PER_S, lambda: self._expire(bucket))
+        waiters.add(waiter)
+        return bucket
+
+    def forget(self, bucket: int, waiter: Waiter) -> None:
+        """The waiter has its answer."""
+        waiters = self._buckets.get(bucket)
+        if waiters is not None:
+            waiters.discard(waiter)
+
+    async def run(self) -> None:
+        """Fire what is due, until `close()`. Shielded: while a cancelled tree stops, its asks must still time out."""
+        with self._scope:
+            while True:
+                while self._heap and self._heap[0][0] <= self.clock():
+                    heapq.heappop(self._heap)[2].fire()
+                self._wake = anyio.Event()
+                with anyio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
+                    await self._wake.wait()
+
+    def close(self) -> None:
+        self._scope.cancel()
+
+    def _push(self, when: float, timer: Timer) -> None:
+        heapq.heappush(self._heap, (when, next(self._number), timer))
+        if self._heap[0][2] is timer:
+            self._wake.set()
+
+    def _expire(self, bucket: int) -> None:
+        for waiter in self._buckets.pop(bucket, ()):
+            if not waiter.done():
+                waiter.set_result(TIMED_OUT)
