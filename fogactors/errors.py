@@ -32,6 +32,7 @@ __all__ = [
     "AccessRefused",
     "CoordError",
     "CoordUnavailable",
+    "CoordRefused",
     "LeaseLost",
     "WireError",
     "TaskError",
@@ -161,6 +162,10 @@ class CoordError(FogError):
 
 class CoordUnavailable(CoordError):
     """The coordination store cannot be reached or takes no writes."""
+
+
+class CoordRefused(CoordError, ConfigError):
+    """The coordination store refuses these credentials or this operation."""
 
 
 class LeaseLost(CoordError):

@@ -32,6 +32,7 @@ __all__ = [
     "DLQ",
     "RESULTS_PENDING",
     "RETRY_STEPS_S",
+    "TASK_DELIVERY_LIMIT",
     "Binding",
     "Exchange",
     "ExchangeType",
@@ -60,6 +61,9 @@ RESULTS_PENDING: Final = "results.pending"
 
 RETRY_STEPS_S: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 """The delays of the retry ladder in seconds."""
+
+TASK_DELIVERY_LIMIT: Final = 3
+"""How often a task may come back from a worker that died; the delivery after that is its last."""
 
 ExchangeType = Literal["direct", "topic", "fanout"]
 QueueType = Literal["quorum", "stream"]
@@ -245,7 +249,7 @@ def _task_part(tiers: tuple[str, ...]) -> Topology:
     policy = Policy(
         max_length=10_000,
         overflow="reject-publish",
-        delivery_limit=3,
+        delivery_limit=TASK_DELIVERY_LIMIT,
         dead_letter_exchange=DLX,
         dead_letter_routing_key="task.failed",
         dead_letter_strategy="at-least-once",
