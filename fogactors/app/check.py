@@ -72,8 +72,8 @@ def _shutdown(settings: Settings) -> Iterator[Finding]:
     budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
     if drain_s < budget_s < drain_s + DRAIN_MARGIN_S:
         text = (
-            f"{budget_s} leaves less than {DRAIN_MARGIN_S:g} s after [executor] drain_s = {drain_s}; what does not
-            finish " "in the drain may not be handed back in time, and is then delivered again at the cost of an attempt"
+            f"{budget_s} leaves less than {DRAIN_MARGIN_S:g} s after [executor] drain_s = {drain_s}; what does not "
+            "finish in the drain may not be handed back in time, and is then delivered again at the cost of an attempt"
         )
         yield Finding("warning", "shutdown.budget_s", text)
 
