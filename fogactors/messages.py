@@ -67,8 +67,8 @@ def _schema(name: str) -> Any:
 if TYPE_CHECKING:
     MaybeRaw = Raw | None
 else:
-    # msgspec decodes nothing but null into `Raw | None` (its issue 659). Plain `Raw` keeps a default of None, and a null
-    # that was written (a task that returned None) stays apart from a value that was not.
+    # msgspec decodes nothing but null into `Raw | None` (its issue 659). Plain `Raw` keeps a default of None, and
+    # a null that was written (a task that returned None) stays apart from a value that was not.
     MaybeRaw = Raw
 
 

@@ -1,0 +1,67 @@
+"""What every role is given, and how a tree of one is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from fogactors.bus.base import Bus
+from fogactors.coord.base import Coord
+from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
+from fogactors.roles.link import BusLink
+from fogactors.tasks.executor import ExecutorConfig
+from fogactors.tasks.isolation import ProcessPool
+from fogactors.tasks.registry import Registry
+from fogactors.tasks.tiers import Tiers
+
+__all__ = ["DRAIN_MARGIN_S", "HeartbeatConfig", "RoleContext", "with_link"]
+
+DRAIN_MARGIN_S: Final = 8.0
+"""What an executor may take beyond its drain: to kill what did not finish, to hand it back and to close channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatConfig:
+    """Seconds; the keys of `[heartbeat]`."""
+
+    interval_s: float = 30.0
+    ttl_s: float = 90.0
+    loop_blocked_s: float = 30.0
+    loop_dead_s: float = 60.0
+
+
+def _ignore(_: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleContext:
+    """Made once by the program. `make_bus` gives each tree a connection of its own: what one of them does to its
+    connection must not reach the others. `urgent` takes an event from any thread, for alarms that cannot wait for the
+    event loop because it is the loop that hangs."""
+
+    node: str
+    tiers: Tiers
+    registry: Registry
+    coord: Coord
+    make_bus: Callable[[str], Bus]
+    make_pool: Callable[[int], ProcessPool]
+    executor: Callable[[str], ExecutorConfig]
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    intensity: Intensity = field(default_factory=Intensity)
+    backoff: Backoff = field(default_factory=Backoff)
+    mailbox: int = 1000
+    urgent: Callable[[object], None] = _ignore
+
+
+def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> SupervisorSpec:  # noqa: A002
+    """The shape of every tree that talks to the broker: the link first, so that all that stands on it goes and
+    comes with it; and a pause instead of an escalation, because a broker that is down is weather, not a bug."""
+    return SupervisorSpec(
+        id=id,
+        strategy="rest_for_one",
+        exceeded="pause",
+        intensity=context.intensity,
+        backoff=context.backoff,
+        children=(ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0), *children),
+    )

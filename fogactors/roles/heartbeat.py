@@ -1,0 +1,209 @@
+"""`heartbeat`: says that this node is alive, and notices when its event loop is not.
+
+The beat comes from a thread, because a handler that blocks the loop for a second must not make a healthy node look
+dead. It carries how late the loop runs, and it stops when the loop has not turned for `loop_dead_s`: a beat that
+came from the thread alone for ever would hide a dead loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import psutil
+
+from fogactors.coord.base import BeatWriter
+from fogactors.core import Actor, ChildSpec, Exit, StopRequested, SupervisorSpec
+from fogactors.errors import ActorError, CoordUnavailable
+from fogactors.messages import Beat
+from fogactors.roles.base import HeartbeatConfig, RoleContext
+
+__all__ = ["HeartbeatActor", "HeartbeatLost", "LoopBlocked", "tree"]
+
+TURN_S: Final = 0.2
+"""How often the loop shows that it turns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopBlocked:
+    """The event loop has not turned for `blocked_s`. `what`: the name of the task that holds it; `where`: file,
+    line and function at that moment. Told from a thread when it is noticed (`RoleContext.urgent`), and on the loop
+    afterwards."""
+
+    at: datetime
+    node: str
+    blocked_s: float
+    what: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatLost:
+    """Beats cannot be written, or can again (`away` is false)."""
+
+    at: datetime
+    node: str
+    away: bool
+    error: str = ""
+
+
+class _Watch(threading.Thread):
+    """Beats, and looks at the loop from outside. It reads what the loop writes and never waits for it."""
+
+    def __init__(
+        self,
+        config: HeartbeatConfig,
+        node: str,
+        writer: BeatWriter,
+        tell: Callable[[object], None],
+        urgent: Callable[[object], None],
+    ) -> None:
+        super().__init__(name="fogactors heartbeat", daemon=True)
+        self.ended = threading.Event()
+        self.turned = time.monotonic()
+        self._config = config
+        self._node = node
+        self._writer = writer
+        self._tell = tell
+        self._urgent = urgent
+        self._loop_thread = threading.get_ident()
+        self._loop = _running_loop()
+        self._alarmed = False
+        self._away = False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._beat_on()
+        except Exception as error:  # a thread ends in silence: the actor looks, and ends with it
+            self.error = error
+        finally:
+            self._writer.close()
+
+    def _beat_on(self) -> None:
+        config = self._config
+        look_s = min(config.interval_s, config.loop_blocked_s / 4, 1.0)
+        next_beat = 0.0
+        while True:
+            now = time.monotonic()
+            silent_s = now - self.turned
+            self._look(silent_s)
+            if now >= next_beat and silent_s < config.loop_dead_s:
+                self._beat(max(0.0, silent_s - TURN_S))
+                next_beat = now + config.interval_s
+            if self.ended.wait(look_s):
+                return
+
+    def _beat(self, lag_s: float) -> None:
+        memory = psutil.virtual_memory()
+        beat = Beat(
+            node=self._node,
+            role="heartbeat",
+            at=datetime.now(UTC),
+            lag_s=round(lag_s, 3),
+            cpu=float(psutil.cpu_count() or 1),
+            memory_mb=memory.total >> 20,
+            cpu_used=round(psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1), 2),
+            memory_used_mb=(memory.total - memory.available) >> 20,
+        )
+        try:
+            self._writer.write(beat, self._config.ttl_s)
+            error = ""
+        except CoordUnavailable as away:
+            error = str(away)
+        if bool(error) != self._away:
+            self._away = bool(error)
+            self._tell(HeartbeatLost(at=beat.at, node=self._node, away=self._away, error=error))
+
+    def _look(self, silent_s: float) -> None:
+        if silent_s < self._config.loop_blocked_s:
+            self._alarmed = False
+        elif not self._alarmed:
+            self._alarmed = True
+            what, where = self._culprit()
+            alarm = LoopBlocked(at=datetime.now(UTC), node=self._node, blocked_s=silent_s, what=what, where=where)
+            self._urgent(alarm)
+            self._tell(alarm)
+
+    def _culprit(self) -> tuple[str, str]:
+        task = asyncio.current_task(self._loop) if self._loop is not None else None
+        frame: FrameType | None = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]
+        where = ""
+        if frame is not None:
+            last = traceback.extract_stack(frame)[-1]
+            where = f"{last.filename}:{last.lineno} in {last.name}"
+        return (task.get_name() if task is not None else "outside any task"), where
+
+
+class HeartbeatActor(Actor[Any]):
+    """Owns the thread. Its own loop does nothing but turn."""
+
+    def __init__(
+        self, config: HeartbeatConfig, node: str, writer: Callable[[], BeatWriter], urgent: Callable[[object], None]
+    ) -> None:
+        self._config = config
+        self._node = node
+        self._make_writer = writer
+        self._urgent = urgent
+        self._watch: _Watch
+
+    async def on_start(self) -> None:
+        loop = _running_loop()
+
+        def tell(event: object) -> None:
+            if loop is not None:
+                with suppress(RuntimeError):  # it is closed
+                    loop.call_soon_threadsafe(self.ctx.emit, event)
+
+        self._watch = _Watch(self._config, self._node, self._make_writer(), tell, self._urgent)
+        self._watch.start()
+
+    async def run(self) -> None:
+        while not self.ctx.stop_requested:
+            self._watch.turned = time.monotonic()
+            if not self._watch.is_alive():
+                raise ActorError(f"the heartbeat's thread ended: {self._watch.error!r}") from self._watch.error
+            with anyio.move_on_after(TURN_S):
+                await self.ctx.wait_stop()
+        raise StopRequested
+
+    async def on_stop(self, exit: Exit) -> None:  # noqa: A002
+        self._watch.ended.set()
+        # The thread may be inside a write to a store that is away; it is a daemon and ends by itself.
+        with anyio.move_on_after(1.0, shield=True):
+            await anyio.to_thread.run_sync(self._watch.join, 1.0, abandon_on_cancel=True)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def tree(context: RoleContext) -> SupervisorSpec:
+    return SupervisorSpec(
+        id="heartbeat",
+        exceeded="pause",
+        intensity=context.intensity,
+        backoff=context.backoff,
+        children=(
+            ChildSpec(
+                id="beat",
+                factory=lambda: HeartbeatActor(
+                    context.heartbeat, context.node, context.coord.beat_writer, context.urgent
+                ),
+            ),
+        ),
+    )

@@ -1,0 +1,254 @@
+"""What follows an attempt: the record, the retry, the dead letter; and only then the ack.
+
+The order is the guarantee. A crash between two of these steps makes the broker deliver the task again: it may run
+twice, it is never lost, and the record stays one.
+
+| end of the attempt | steps |
+|---|---|
+| succeeded | record, feed, ack |
+| failed, another attempt | publish to `retry.<step>`, ack |
+| failed for good, expired, refused | publish to `dlx`, record, feed, ack |
+| its worker process died | reject with requeue: the broker counts, and dead-letters at its limit |
+| handed back | publish to `retry.1`, ack: counted nowhere |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from fogactors.bus.base import Bus, Delivery, Message
+from fogactors.coord.base import Coord
+from fogactors.errors import CoordUnavailable
+from fogactors.messages import DeadLetter, Task, TaskResult
+from fogactors.tasks.deadletter import of_task, publish_letter, result_of
+from fogactors.tasks.events import (
+    DuplicateResult,
+    ResultUnrecorded,
+    TaskDeadLettered,
+    TaskEnded,
+    TaskHandedBack,
+    TaskRetried,
+    WorkerCrashed,
+)
+from fogactors.tasks.failures import brief
+from fogactors.tasks.feed import announce
+from fogactors.tasks.policy import Lane
+from fogactors.tasks.retry import step_for
+from fogactors.tasks.tiers import Amount
+from fogactors.wire.codec import amend, encode
+from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, RETRY_STEPS_S, retry_exchange
+
+if TYPE_CHECKING:
+    from fogactors.tasks.attempt import Crashed, GaveUp, Succeeded, TryAgain
+    from fogactors.tasks.intake import Subscription
+    from fogactors.tasks.task import TaskDef
+
+__all__ = ["Held", "Settler"]
+
+COORD_TIMEOUT_S: Final = 1.0
+"""How long the store may be silent before a result takes the other road."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A task in our hands: delivered, not settled. `amount` is what it takes while it runs."""
+
+    task: Task
+    definition: TaskDef[..., Any]
+    delivery: Delivery
+    subscription: Subscription
+    lane: Lane
+    amount: Amount
+    since: float
+    started: datetime | None = None
+    scope: anyio.CancelScope | None = None
+
+
+class Settler:
+    """Settles for one executor (`worker`, its name in results). `emit` takes events, `now` is wall-clock UTC."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        coord: Coord,
+        *,
+        worker: str,
+        emit: Callable[[object], None],
+        now: Callable[[], datetime],
+        result_ttl_s: float,
+        publish_timeout_s: float,
+    ) -> None:
+        self._bus = bus
+        self._coord = coord
+        self._worker = worker
+        self._emit = emit
+        self._now = now
+        self._result_ttl_s = result_ttl_s
+        self._publish_timeout_s = publish_timeout_s
+        self._coord_away = False
+
+    async def succeeded(self, held: Held, outcome: Succeeded) -> None:
+        await self._record(held, self._result(held, "succeeded", value=outcome.value))
+        await held.delivery.ack()
+
+    async def try_again(self, held: Held, outcome: TryAgain) -> None:
+        """Raises `BusError`."""
+        changes = {
+            "attempt": held.task.attempt + 1,
+            "hops": held.task.hops + 1,
+            "not_before": self._now() + timedelta(seconds=outcome.delay_s),
+        }
+        await self._republish(held, changes, outcome.delay_s)
+        self._emit(TaskRetried(**self._facts(held), error=brief(outcome.error), delay_s=outcome.delay_s))
+        await held.delivery.ack()
+
+    async def gave_up(self, held: Held, outcome: GaveUp) -> None:
+        """Raises `BusError`."""
+        letter = of_task(
+            held.task, held.delivery, outcome.reason, outcome.error, attempts=_attempts(held), at=self._now()
+        )
+        await self._dead_letter(letter)
+        result = result_of(letter)
+        if result is not None:
+            result.started = held.started
+            await self._record(held, result)
+        await held.delivery.ack()
+
+    async def refuse(self, delivery: Delivery, letter: DeadLetter, task: Task | None) -> None:
+        """For what never became a task in our hands. Raises `BusError`."""
+        await self._dead_letter(letter)
+        result = result_of(letter)
+        if result is not None and await self._write(result) == "recorded":
+            await self._announce(result, task.reply_to if task is not None else None)
+        await delivery.ack()
+
+    async def crashed(self, held: Held, outcome: Crashed) -> None:
+        self._emit(WorkerCrashed(**self._facts(held), error=outcome.error))
+        await held.delivery.requeue()
+
+    async def hand_back(self, held: Held, why: str) -> None:
+        """Raises `BusError`."""
+        await self._republish(held, {"hops": held.task.hops + 1}, float(RETRY_STEPS_S[0]))
+        self._emit(TaskHandedBack(**self._facts(held), why=why))
+        await held.delivery.ack()
+
+    async def put_off(self, held: Held, rest_s: float) -> None:
+        """It came before its time. Raises `BusError`."""
+        await self._republish(held, {"hops": held.task.hops + 1}, rest_s)
+        await held.delivery.ack()
+
+    async def already_recorded(self, task: Task) -> bool:
+        """Whether this generation of the task has its result. When the store does not say, it runs: twice is
+        allowed, and the record stays one."""
+        try:
+            with anyio.fail_after(COORD_TIMEOUT_S):
+                result = await self._coord.result(task.id)
+        except (CoordUnavailable, TimeoutError):
+            return False
+        return result is not None and result.generation >= task.generation
+
+    async def duplicate(self, held: Held) -> None:
+        self._emit(DuplicateResult(**self._facts(held)))
+        await held.delivery.ack()
+
+    # -- the steps
+
+    async def _record(self, held: Held, result: TaskResult) -> None:
+        if await self._write(result) == "duplicate":
+            self._emit(DuplicateResult(**self._facts(held)))
+            return
+        run_s = (result.finished - held.started).total_seconds() if held.started else 0.0
+        self._emit(TaskEnded(**self._facts(held), state=result.state, run_s=run_s))
+        await self._announce(result, held.task.reply_to)
+
+    async def _write(self, result: TaskResult) -> str:
+        try:
+            with anyio.fail_after(COORD_TIMEOUT_S):
+                outcome = await self._coord.record(result, ttl_s=self._result_ttl_s)
+        except (CoordUnavailable, TimeoutError) as error:
+            self._tell_coord(away=True, error=str(error) or f"silent for {COORD_TIMEOUT_S:g} s")
+            await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+            return "recorded"
+        self._tell_coord(away=False)
+        return outcome
+
+    async def _announce(self, result: TaskResult, reply_to: str | None) -> None:
+        await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)
+
+    async def _dead_letter(self, letter: DeadLetter) -> None:
+        letter.worker = self._worker
+        await publish_letter(self._bus, DLX, letter, timeout=self._publish_timeout_s)
+        self._emit(
+            TaskDeadLettered(
+                at=letter.last,
+                worker=self._worker,
+                reason=letter.reason,
+                task_id=letter.task_id or "",
+                name=letter.name or "",
+                origin=letter.origin or "",
+                error=brief(letter.error),
+            )
+        )
+
+    async def _republish(self, held: Held, changes: dict[str, Any], wait_s: float) -> None:
+        delivery = held.delivery
+        body = amend(delivery.body, changes, delivery.content_type)
+        message = Message(
+            body, type="task", content_type=delivery.content_type, correlation_id=held.task.correlation_id
+        )
+        step = step_for(wait_s, RETRY_STEPS_S)
+        await self._publish(retry_exchange(step), delivery.queue, message)
+
+    async def _publish(self, exchange: str, key: str, message: Message) -> None:
+        await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)
+
+    # -- facts
+
+    def _tell_coord(self, *, away: bool, error: str = "") -> None:
+        if away != self._coord_away:
+            self._coord_away = away
+            self._emit(ResultUnrecorded(at=self._now(), worker=self._worker, away=away, error=error))
+
+    def _result(self, held: Held, state: Any, *, value: Any = None) -> TaskResult:
+        task = held.task
+        return TaskResult(
+            task_id=task.id,
+            name=task.name,
+            state=state,
+            generation=task.generation,
+            value=value,
+            attempts=_attempts(held),
+            worker=self._worker,
+            created=task.created,
+            started=held.started,
+            finished=self._now(),
+            correlation_id=task.correlation_id,
+            traceparent=task.traceparent,
+        )
+
+    def _facts(self, held: Held) -> dict[str, Any]:
+        return facts(held, self._worker, self._now())
+
+
+def facts(held: Held, worker: str, at: datetime) -> dict[str, Any]:
+    """What every task event says."""
+    return {
+        "at": at,
+        "worker": worker,
+        "task_id": held.task.id,
+        "name": held.task.name,
+        "lane_tier": held.lane.tier,
+        "priority": held.lane.priority,
+        "attempt": held.task.attempt,
+    }
+
+
+def _attempts(held: Held) -> int:
+    """Runs so far: those that failed and this one, by the envelope, and those that took their worker with them, by the
+    broker."""
+    return held.task.attempt + (held.delivery.delivery_count or 0) if held.started else held.task.attempt - 1

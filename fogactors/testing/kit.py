@@ -1,0 +1,181 @@
+"""A whole system in one test: broker, store, roles and a submitter, all in memory.
+
+    async def test_a_thumbnail_is_made():
+        async with fog() as system:
+            handle = await system.submit(thumbnail, Path("cat.png"), width=64)
+            assert await handle.result(timeout=5) == Path("cat-64.png")
+            await system.recorder.wait_for(TaskEnded, name=thumbnail.name, state="succeeded")
+
+What goes wrong on a bad day: `system.broker.faults`, the switches of `system.store`, `system.kill("light")`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, ParamSpec, TypeVar
+
+import anyio
+
+from fogactors.bus import Bus, Delivery, MemoryBroker, MemoryBus
+from fogactors.coord import Coord, MemoryCoord, MemoryStore
+from fogactors.core import ActorSystem, Backoff, Events, Intensity, Ref
+from fogactors.messages import DeadLetter
+from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
+from fogactors.tasks.client import Handle, Submitter
+from fogactors.tasks.executor import ExecutorConfig, GetLoad, Load
+from fogactors.tasks.isolation import ProcessPool
+from fogactors.tasks.registry import Registry, default_registry
+from fogactors.tasks.task import TaskDef
+from fogactors.tasks.tiers import Tier, Tiers
+from fogactors.testing.recorder import EventRecorder
+from fogactors.wire import decode, fog_topology
+from fogactors.wire.topology import PARKED, Queue, Topology
+
+__all__ = ["TIERS", "Fog", "eventually", "fog"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TIERS: Final = (
+    Tier("light", cpu=0.5, memory_mb=512, slots=4),
+    Tier("medium", cpu=0.75, memory_mb=768, slots=2),
+    Tier("heavy", cpu=1.0, memory_mb=1024, slots=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fog:
+    """A system that runs. `submit` is the submitter's; `recorder` has every event since the start. `urgent`: alarms
+    that came while the event loop hung."""
+
+    actors: ActorSystem
+    broker: MemoryBroker
+    store: MemoryStore
+    submitter: Submitter
+    recorder: EventRecorder
+    bus: MemoryBus
+    tiers: Tiers
+    urgent: list[object] = field(default_factory=list[object])
+
+    async def submit(self, task: TaskDef[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        return await self.submitter.submit(task, *args, **kwargs)
+
+    def executor(self, tier: str = "light") -> Ref[Any]:
+        return self.actors.ref(f"fogactors/tier-executor-{tier}/executor")
+
+    async def load(self, tier: str = "light") -> Load:
+        return await self.executor(tier).ask(GetLoad())
+
+    async def wait_idle(self, tier: str = "light", timeout: float = 5.0) -> None:
+        """Until an executor has nothing in hand and its whole size is free. Raises `AssertionError`."""
+
+        async def idle() -> bool:
+            load = await self.load(tier)
+            return load.running == load.waiting == 0 and load.free == load.size
+
+        with anyio.move_on_after(timeout):
+            while not await idle():  # noqa: ASYNC110 - an executor tells of tasks, not of its books
+                await anyio.sleep(0.005)
+            return
+        raise AssertionError(f"the {tier} executor is not idle after {timeout:g} s: {await self.load(tier)}")
+
+    async def stop(self) -> None:
+        """Stop all roles, as SIGTERM does: executors drain."""
+        await self.actors.stop(self.actors.ref("fogactors"))
+
+    def kill(self, role: str, reason: str = "killed by the test") -> int:
+        """Cut the connection of one role, e.g. `tier-executor-light`, as a crash of its process would."""
+        return self.broker.kill_connection(role, reason)
+
+    def ready(self, queue: str) -> int:
+        """Messages that wait in a queue."""
+        return self.broker.depths()[queue].ready
+
+    async def parked(self) -> list[DeadLetter]:
+        """What is in the stream of dead letters, oldest first."""
+        return [decode(delivery.body, DeadLetter) for delivery in await self.peek(PARKED)]
+
+    async def peek(self, queue: str) -> list[Delivery]:
+        """What waits in a queue or stands in a stream. Costs each message of a queue one delivery."""
+        deliveries: list[Delivery] = []
+        offset = "first" if queue == PARKED else None
+        consumer = await self.bus.consume(queue, deliveries.append, prefetch=100_000, offset=offset)
+        await consumer.close()
+        return deliveries
+
+
+@asynccontextmanager
+async def fog(
+    *,
+    tiers: tuple[Tier, ...] = TIERS,
+    serve: tuple[str, ...] = ("light",),
+    roles: tuple[str, ...] = ("dlq-reaper", "tier-executor"),
+    registry: Registry = default_registry,
+    wrap_coord: Callable[[Coord], Coord] = lambda coord: coord,
+    heartbeat: HeartbeatConfig = HeartbeatConfig(),  # noqa: B008 - frozen
+    intensity: Intensity = Intensity(max_restarts=20),  # noqa: B008
+    process_start_s: float = 20.0,
+    max_body: int = 4 * 1024 * 1024,
+    retry_scale: float = 1.0,
+    seed: int = 0,
+    **executor: Any,
+) -> AsyncGenerator[Fog]:
+    """Start a system and stop it on leaving. `serve`: the tiers that have an executor. `executor`: fields of
+    `ExecutorConfig` for all of them. `wrap_coord`: what the roles get instead of the store's plain client.
+    `retry_scale`: how long the ladder of retries takes; at 0.1 its step of 1 s is over in 100 ms.
+
+    A restart is allowed more often, and a pause is shorter, than a program would have it.
+    """
+    events, urgent = Events(), list[object]()
+    settings: dict[str, Any] = {"drain_s": 2.0, "help_after_s": 0.05, "help_grace_s": 0.2} | executor
+    async with MemoryBroker() as broker:
+        broker.declare(_faster(fog_topology(tuple(tier.name for tier in tiers)), retry_scale))
+        store = MemoryStore()
+
+        def make_bus(name: str) -> Bus:
+            return MemoryBus(broker, name=name, max_body=max_body)
+
+        context = RoleContext(
+            node="node",
+            tiers=Tiers(tiers),
+            registry=registry,
+            coord=wrap_coord(MemoryCoord(store)),
+            make_bus=make_bus,
+            make_pool=lambda size: ProcessPool(size, start_s=process_start_s),
+            executor=lambda tier: ExecutorConfig(node="node", tier=tier, **settings),
+            heartbeat=heartbeat,
+            intensity=intensity,
+            backoff=Backoff(first_s=0.05, max_s=0.2),
+            urgent=urgent.append,
+        )
+        bus = MemoryBus(broker, name="submitter")
+        await bus.open()
+        async with (
+            Submitter(bus, MemoryCoord(store), context.tiers, publish_timeout_s=1.0) as submitter,
+            ActorSystem(events=events, rng=random.Random(seed)) as actors,  # noqa: S311 - jitter
+        ):
+            recorder = EventRecorder(events)
+            await actors.start(up_tree(context, roles, serve))
+            yield Fog(actors, broker, store, submitter, recorder, bus, context.tiers, urgent)
+
+
+def _faster(topology: Topology, scale: float) -> Topology:
+    def scaled(queue: Queue) -> Queue:
+        policy = queue.policy
+        if policy.message_ttl_ms is None:
+            return queue
+        return replace(queue, policy=replace(policy, message_ttl_ms=round(policy.message_ttl_ms * scale)))
+
+    return replace(topology, queues=tuple(map(scaled, topology.queues)))
+
+
+async def eventually(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
+    """Wait until something is true that no event tells of. Raises `AssertionError` naming `what`."""
+    with anyio.move_on_after(timeout):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+        return
+    raise AssertionError(f"not within {timeout:g} s: {what}")

@@ -1,0 +1,197 @@
+"""A big tier helps the smaller ones, never the other way round, and does not hoard what it cannot start."""
+
+from types import SimpleNamespace
+
+import anyio
+import pytest
+
+from fogactors.tasks.events import TaskEnded, TaskHandedBack, TaskStarted
+from fogactors.tasks.intake import Intake
+from fogactors.tasks.tiers import Tiers
+from fogactors.testing.kit import TIERS, eventually
+from tests.tasks import fog_tasks as tasks
+from tests.tasks.harness import fog, nothing_in_hand
+
+pytestmark = pytest.mark.asyncio
+
+
+def helpers(system, queue="tasks.normal"):
+    return system.broker.depths()[queue].consumers
+
+
+async def test_an_idle_heavy_executor_runs_light_and_medium_work():
+    async with fog(serve=("heavy",)) as system:
+        handles = [await system.submit(tasks.note.options(tier=tier), tier) for tier in ("light", "medium") * 5]
+        for handle in handles:
+            assert (await handle.outcome(5)).worker == "node/heavy"
+        await system.wait_idle("heavy")
+
+
+async def test_a_light_executor_never_takes_what_is_heavier():
+    async with fog(serve=("light",)) as system:
+        handle = await system.submit(tasks.note.options(tier="medium"), "medium")
+        for n in range(20):
+            await (await system.submit(tasks.note, f"{n}")).result(5)
+        await anyio.sleep(0.2)  # several times as long as an idle executor takes to begin to help
+        assert tasks.runs["medium"] == 0
+        assert system.ready("tasks.normal.medium") == 1
+        assert not (await system.load()).helping
+        assert handle.id
+
+
+async def test_its_own_executor_is_served_before_a_helper():
+    async with fog(serve=("light", "heavy")) as system:
+        await eventually(lambda: helpers(system) == 2, "heavy helps")
+        for n in range(20):
+            assert (await (await system.submit(tasks.note, f"{n}")).outcome(5)).worker == "node/light"
+
+
+async def test_a_helper_takes_over_what_is_too_much_for_the_light_one():
+    async with fog(serve=("light", "heavy")) as system:
+        handles = [await system.submit(tasks.hold, f"{n}", "all") for n in range(12)]
+        await system.recorder.wait_for(TaskStarted, worker="node/heavy")
+        await system.recorder.wait_for(TaskStarted, worker="node/light", count=4)
+        tasks.gate("all").set()
+        for handle in handles:
+            await handle.result(5)
+
+
+async def test_who_has_work_of_its_own_does_not_begin_to_help():
+    async with fog(serve=("heavy",), help_after_s=0.1) as system:
+        for name in "abc":  # two fill it, the third waits
+            await system.submit(tasks.hold.options(tier="heavy"), name, "all")
+        await system.submit(tasks.note, "light")
+        await anyio.sleep(0.3)
+        assert (helpers(system), tasks.runs["light"]) == (0, 0)
+        tasks.gate("all").set()
+        await eventually(lambda: tasks.runs["light"] == 1, "helped when there is room")
+
+
+async def test_a_helper_does_not_hoard_behind_a_long_task():
+    async with fog(serve=("heavy",), retry_scale=0.3) as system:
+        await eventually(lambda: helpers(system) == 1, "heavy helps")
+        for name in "ab":
+            await system.submit(tasks.hold.options(tier="heavy"), name, "all")
+        await eventually(lambda: tasks.runs["b"] == 1, "it is full")
+        began = anyio.current_time()
+        lights = [await system.submit(tasks.note.options(priority=p), p) for p in ("high", "normal", "low")]
+        assert (await system.load("heavy")).waiting == 3
+        event = await system.recorder.wait_for(TaskHandedBack, count=3)
+        assert event.why == "the helper has no room"
+        assert 0.15 < anyio.current_time() - began < 1.0  # help_grace_s is 0.2, a look every 0.05
+        await nothing_in_hand_of_lights(system)
+        assert helpers(system) == 0
+        tasks.gate("all").set()
+        for handle in lights:
+            assert (await handle.outcome(10)).attempts == 1
+        await system.wait_idle("heavy")
+        await nothing_in_hand(system)
+
+
+async def nothing_in_hand_of_lights(system):
+    depths = system.broker.depths
+    await eventually(
+        lambda: not any(depths()[f"tasks.{name}"].unsettled for name in ("high_priority", "normal", "low_priority")),
+        "nothing light in hand",
+    )
+
+
+async def test_a_saturated_helper_goes_on_while_what_it_holds_keeps_moving():
+    async with fog(serve=("heavy",), help_grace_s=0.3) as system:
+        handles = [await system.submit(tasks.nap.options(priority=p), 0.02) for p in ("high", "normal", "low") * 30]
+        for handle in handles:
+            await handle.result(10)
+        assert not system.recorder.of(TaskHandedBack)
+        assert len(system.recorder.of(TaskEnded)) == 90
+
+
+async def test_a_stopped_helper_gives_back_what_it_holds():
+    async with fog(serve=("heavy",), drain_s=0.05) as system:
+        await eventually(lambda: helpers(system) == 1, "heavy helps")
+        await system.submit(tasks.hold, "light", "never")
+        await eventually(lambda: tasks.runs["light"] == 1, "it runs")
+        await system.stop()
+        await nothing_in_hand(system)
+        await eventually(lambda: system.ready("tasks.normal") == 1, "back in its own queue")
+
+
+# -- the consumers
+
+
+class FakeBus:
+    def __init__(self):
+        self.log = []
+        self.deliver = {}
+
+    async def consume(self, queue, on_delivery, *, prefetch, priority, on_lost):
+        self.deliver[queue] = on_delivery
+        self.log.append((queue, prefetch, priority))
+
+        async def cancel():
+            self.log.append(("cancel", queue))
+
+        async def close():
+            self.log.append(("close", queue))
+
+        return SimpleNamespace(cancel=cancel, close=close)
+
+
+@pytest.fixture
+def bus():
+    return FakeBus()
+
+
+@pytest.fixture
+def got():
+    return []
+
+
+@pytest.fixture
+def intake(bus, got):
+    return Intake(
+        bus,
+        Tiers(TIERS[:2]),
+        "medium",
+        prefetch=3,
+        deliver=lambda subscription, _: got.append(subscription),
+        lost=lambda *_: None,
+    )
+
+
+async def test_own_queues_come_with_a_look_ahead_and_precedence_helped_ones_without(intake, bus):
+    await intake.open_own()
+    await intake.open_helping()
+    assert bus.log[0] == ("tasks.high_priority.medium", 3, 10)
+    assert bus.log[3:] == [("tasks.high_priority", 1, 0), ("tasks.normal", 1, 0), ("tasks.low_priority", 1, 0)]
+
+
+async def test_a_cancelled_channel_is_closed_exactly_when_its_last_delivery_is_settled(intake, bus, got):
+    await intake.open_helping()
+    bus.deliver["tasks.normal"](None)
+    bus.deliver["tasks.normal"](None)
+    bus.log.clear()
+    await intake.cancel_helping()
+    assert not intake.helping
+    assert ("cancel", "tasks.normal") in bus.log
+    assert ("close", "tasks.high_priority") in bus.log
+    assert ("close", "tasks.normal") not in bus.log
+    await intake.settled(got[0])
+    assert ("close", "tasks.normal") not in bus.log
+    await intake.settled(got[1])
+    assert bus.log.count(("close", "tasks.normal")) == 1
+    await intake.close()
+    assert bus.log.count(("close", "tasks.normal")) == 1
+
+
+async def test_a_lost_consumer_is_opened_anew_unless_it_was_cancelled(intake, bus, got):
+    await intake.open_helping()
+    bus.deliver["tasks.normal"](None)
+    await intake.reopen(got[0])
+    assert bus.log[-2:] == [("close", "tasks.normal"), ("tasks.normal", 1, 0)]
+    bus.deliver["tasks.normal"](None)
+    await intake.cancel_helping()
+    bus.log.clear()
+    await intake.reopen(got[1])
+    assert bus.log == [("close", "tasks.normal")]
+    await intake.reopen(got[1])
+    assert bus.log == [("close", "tasks.normal")]
