@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -38,6 +38,8 @@ from fogactors.tasks.tiers import Tier, Tiers
 from fogactors.wire import fog_topology
 
 __all__ = ["Program", "role_context", "tiers_of"]
+
+ENVELOPE_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Program:
     @asynccontextmanager
     async def submitter(self) -> AsyncGenerator[Submitter]:
         """A submitter on a connection of its own."""
-        bus, coord = MemoryBus(self.broker, name="submitter"), MemoryCoord(self.store)
+        bus = MemoryBus(self.broker, name="submitter", max_body=self.settings.bus.max_body_bytes)
+        coord = MemoryCoord(self.store)
         timeout_s = self.settings.bus.publish_timeout_s
         await bus.open()
         try:
@@ -122,7 +125,10 @@ def role_context(
     executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
 
     def make_bus(name: str) -> Bus:
-        return MemoryBus(broker or MemoryBroker(), name=name, max_body=settings.bus.max_body_bytes)
+        # Roles publish again what the broker holds already, in an envelope and as base64 in a dead letter: the
+        # limit is for who publishes it first.
+        max_body = 2 * settings.bus.max_body_bytes + ENVELOPE_BYTES
+        return MemoryBus(broker or MemoryBroker(), name=name, max_body=max_body)
 
     def make_pool(size: int) -> ProcessPool:
         return ProcessPool(size, recycle_after=tasks.recycle_after, start_s=tasks.process_start_s)

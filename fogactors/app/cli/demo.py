@@ -16,9 +16,9 @@ from rich.console import Console
 from fogactors.app.boot import Stopping
 from fogactors.app.cli.common import Json, checked_settings, print_json
 from fogactors.app.cli.common import run as run_main
+from fogactors.app.cli.demo_report import print_report, summary
 from fogactors.app.demo.files import Found, scan
 from fogactors.app.demo.ledger import Ledger, Row
-from fogactors.app.demo.report import print_report, summary
 from fogactors.app.demo.run import JobRun
 from fogactors.app.program import Program
 from fogactors.app.settings import Settings
