@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test fmt bench clean
+.PHONY: help venv demo test fmt bench services services-stop clean
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -20,7 +20,7 @@ RUNTIME := .venv/.installed-runtime-$(HERE)
 DEV := .venv/.installed-dev-$(HERE)
 
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME) ## Run the main job on real files, e.g. make demo ARGS="~/src --out results.jsonl"
 	@$(PY) -m fogactors demo $(ARGS)
@@ -41,6 +41,12 @@ fmt: $(DEV) ## Format the code and repair what lint can repair
 
 bench: $(RUNTIME) ## Run the benchmarks
 	@for file in bench/[!_]*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
+
+services: $(DEV) ## Start a real RabbitMQ (RABBITMQ=4.0 for the older one) and a real Redis, print their URLs
+	@$(PY) -m tests.services start
+
+services-stop: $(DEV) ## Stop what `make services` started
+	@$(PY) -m tests.services stop
 
 venv: $(DEV) ## Create the environment in .venv, with the development tools
 
