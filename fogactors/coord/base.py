@@ -67,8 +67,8 @@ class Coord(Protocol):
 
     async def record(self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S) -> Recorded:
         """Write a result if there is none, or only one of an older generation; then notify `done_channel(task_id)`
-        with the task id. `duplicate`: there was one, and it stays. Safe to repeat: the same result recorded twice by
-        the same worker is still one record."""
+        with the task id. `duplicate`: there was one, and it stays. Asked again with the very same result, as a client
+        does whose answer was lost, it says `recorded` again."""
         ...
 
     async def result(self, task_id: str) -> TaskResult | None: ...

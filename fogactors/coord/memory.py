@@ -125,6 +125,8 @@ class MemoryStore:
 
     def record(self, result: TaskResult, ttl_s: float) -> Recorded:
         known = self._results.get(result.task_id)
+        if known == result:
+            return "recorded"  # asked again for an answer that was lost
         if known is not None and known.generation >= result.generation:
             return "duplicate"
         # A copy in and a copy out, as a codec would: nobody holds what is in the store.

@@ -1,8 +1,15 @@
 """One harness for each implementation of `Coord`; a new one is one more entry of `HARNESSES`."""
 
+import os
+from collections.abc import AsyncIterator
+
+import anyio
 import pytest
+import pytest_asyncio
+import redis
 
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
+from fogactors.coord.redis import RedisCoord
 
 
 class MemoryHarness:
@@ -20,7 +27,24 @@ class MemoryHarness:
         self.now += seconds
 
 
-HARNESSES = {"memory": MemoryHarness}
+class RedisHarness:
+    """Clients of a real Redis, emptied before each test. Its time passes by itself."""
+
+    def __init__(self) -> None:
+        self.url = os.environ.get("FOGACTORS_TEST_REDIS_URL", "")
+        if not self.url:
+            pytest.skip("FOGACTORS_TEST_REDIS_URL names no Redis")
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
+
+    def client(self) -> Coord:
+        return RedisCoord(self.url)
+
+    async def advance(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+HARNESSES = {"memory": MemoryHarness, "redis": RedisHarness}
 
 
 @pytest.fixture(params=HARNESSES)
@@ -28,12 +52,16 @@ def harness(request):
     return HARNESSES[request.param]()
 
 
-@pytest.fixture
-def coord(harness) -> Coord:
-    return harness.client()
+@pytest_asyncio.fixture
+async def coord(harness) -> AsyncIterator[Coord]:
+    client = harness.client()
+    yield client
+    await client.close()
 
 
-@pytest.fixture
-def other(harness) -> Coord:
+@pytest_asyncio.fixture
+async def other(harness) -> AsyncIterator[Coord]:
     """Another client of the same store."""
-    return harness.client()
+    client = harness.client()
+    yield client
+    await client.close()

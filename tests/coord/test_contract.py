@@ -68,8 +68,12 @@ async def test_unknown_result_is_none(coord):
 async def test_first_result_stays(coord, other):
     await coord.record(result(worker="first"))
     assert await other.record(result(worker="second", state="worker_lost")) == "duplicate"
-    assert await coord.record(result(worker="first")) == "duplicate"
+    assert await coord.record(result(worker="first", attempts=2)) == "duplicate"
     assert (await other.result("me-1")).worker == "first"
+
+
+async def test_asking_again_for_a_lost_answer_is_no_duplicate(coord):
+    assert [await coord.record(result()) for _ in range(3)] == ["recorded"] * 3
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ async def test_first_result_stays(coord, other):
 )
 async def test_only_a_newer_generation_replaces(coord, known, new, outcome, kept):
     await coord.record(result(generation=known))
-    assert await coord.record(result(generation=new)) == outcome
+    assert await coord.record(result(generation=new, worker="second")) == outcome
     assert (await coord.result("me-1")).generation == kept
 
 
