@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import pytest
 
-from fogactors.bus import Bus, MemoryBroker, MemoryBus
+from fogactors.bus import MAX_BODY, Bus, MemoryBroker, MemoryBus
+from fogactors.bus.amqp import AmqpBus
+from fogactors.bus.management import Management
+from fogactors.testing.proxy import TcpProxy
+from fogactors.wire import Topology
 
 from .support import Names
 
@@ -53,8 +59,59 @@ async def memory_world() -> AsyncIterator[World]:
         yield MemoryWorld(broker, stack)
 
 
+class PoliciesFirst:
+    """A bus whose `declare` sets the policies as well, as `topology apply` does."""
+
+    def __init__(self, bus: AmqpBus, management: Management) -> None:
+        self._bus = bus
+        self._management = management
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def declare(self, topology: Topology) -> None:
+        await self._management.apply_policies(topology)
+        await self._bus.declare(topology)
+
+
+@dataclass
+class RabbitWorld:
+    """A real RabbitMQ. Policies go over HTTP, everything else over AMQP and a proxy for each client, which can cut
+    it."""
+
+    url: str
+    management: Management
+    stack: AsyncExitStack
+    proxies: dict[int, TcpProxy] = field(default_factory=dict)
+
+    async def client(self, *, max_body: int | None = None) -> Bus:
+        at = urlsplit(self.url)
+        proxy = await self.stack.enter_async_context(TcpProxy.to(at.hostname, at.port))
+        url = self.url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{proxy.port}")
+        bus = PoliciesFirst(AmqpBus(url, max_body=max_body or MAX_BODY), self.management)
+        await bus.open()
+        self.stack.push_async_callback(bus.close)
+        self.proxies[id(bus)] = proxy
+        return bus
+
+    async def kill(self, bus: Bus) -> None:
+        assert self.proxies[id(bus)].cut() == 2
+
+    async def delete(self, queue: str) -> None:
+        await self.management.delete_queue(queue)
+
+
+@asynccontextmanager
+async def rabbitmq_world() -> AsyncIterator[World]:
+    url, http = os.environ.get("FOGACTORS_TEST_AMQP_URL"), os.environ.get("FOGACTORS_TEST_MANAGEMENT_URL")
+    if not url or not http:
+        pytest.skip("FOGACTORS_TEST_AMQP_URL and FOGACTORS_TEST_MANAGEMENT_URL name no broker")
+    async with Management.open(http) as management, AsyncExitStack() as stack:
+        yield RabbitWorld(url, management, stack)
+
+
 OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
-BROKERS: dict[str, OpenWorld] = {"memory": memory_world}
+BROKERS: dict[str, OpenWorld] = {"memory": memory_world, "rabbitmq": rabbitmq_world}
 
 
 @pytest.fixture(params=BROKERS)

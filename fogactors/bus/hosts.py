@@ -1,0 +1,63 @@
+"""Where the broker is: a URL with one or several hosts, and which of them to try first."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from fogactors.errors import ConfigError
+
+__all__ = ["Hosts", "parse_hosts"]
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """`amqp://user:password@host1:5672,host2,host3/vhost` taken apart. `str()` leaves the password out."""
+
+    scheme: str
+    user: str
+    password: str
+    hosts: tuple[tuple[str, int], ...]
+    vhost: str
+
+    def __str__(self) -> str:
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"{self.scheme}://{self.user}@{hosts}/{quote(self.vhost, safe='')}"
+
+    def url(self, index: int, **query: str | int) -> str:
+        """One host's URL, as the client library takes it."""
+        host, port = self.hosts[index]
+        name = f"[{host}]" if ":" in host else host
+        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        extra = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in query.items())
+        return f"{self.scheme}://{login}@{name}:{port}/{quote(self.vhost, safe='')}?{extra}"
+
+    def order(self, last_good: int | None, rng: random.Random) -> list[int]:
+        """Which to try one after the other: the one that worked last, then the others at random, so that the
+        clients of a broker that died spread over those that are left."""
+        rest = [index for index in range(len(self.hosts)) if index != last_good]
+        rng.shuffle(rest)
+        return rest if last_good is None else [last_good, *rest]
+
+
+def parse_hosts(url: str) -> Hosts:
+    """Raises `ConfigError` that never repeats the password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _PORTS:
+        raise ConfigError("a broker's URL begins with amqp:// or amqps://")
+    netloc, _, path = rest.partition("/")
+    login, at, hosts = netloc.rpartition("@")
+    user, _, password = login.partition(":") if at else ("guest", "", "guest")
+    found: list[tuple[str, int]] = []
+    for part in hosts.split(","):
+        bracket = part.rpartition("]")[2] if part.startswith("[") else part
+        host = part[1 : part.index("]")] if part.startswith("[") and "]" in part else part.partition(":")[0]
+        port = bracket.partition(":")[2]
+        if not host or (port and not port.isdecimal()):
+            raise ConfigError(f"a broker's URL names its hosts as host or host:port, got {part!r}")
+        found.append((host, int(port) if port else _PORTS[scheme]))
+    vhost = unquote(path.partition("?")[0])
+    return Hosts(scheme, unquote(user), unquote(password), tuple(found), vhost or "/")
