@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 ARGS ?=
 PY := .venv/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PIP := $(PY) -m pip --disable-pip-version-check --quiet --quiet
 
 # The stamps carry a checksum of the directory: an environment that was moved or copied points to the old place.
 HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
