@@ -41,6 +41,7 @@ from fogactors.errors import (
 __all__ = ["EXIT_STUCK", "Stopping", "exit_code", "run"]
 
 EXIT_STUCK: Final = 5
+EXIT_PIPE: Final = 141
 REPEAT_S: Final = 0.2
 """A signal that follows the first so closely is the same one: `timeout` sends it to the process and to its group."""
 
@@ -119,6 +120,10 @@ def run(main: Callable[[], Awaitable[int]], *, debug: bool = False) -> int:
 def report(error: BaseException, *, debug: bool) -> int:
     """Say what happened in one line; with `debug`, how. Returns the exit code."""
     causes = leaves(error)
+    if any(isinstance(cause, BrokenPipeError) for cause in causes):
+        # Whoever read our output has enough, as `head` does. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     if debug:
         traceback.print_exception(error)
     # What is not ours is a bug of ours: the type is then half of the message.

@@ -1,20 +1,17 @@
-"""Everything one process runs: the way to the broker and the store, the registry of tasks, and a tree of roles.
-
-Today both the broker and the store are embedded (`memory://`): they live in this process and end with it.
-"""
+"""Everything one process runs: the services it stands on, the registry of tasks, and a tree of roles."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
+from fogactors.app.services import Embedded, Remote, Services, role_body
 from fogactors.app.settings import Settings
-from fogactors.bus import Bus, MemoryBroker, MemoryBus
-from fogactors.coord import Coord, MemoryCoord, MemoryStore
+from fogactors.bus import Bus, QueueDepth
 from fogactors.core import (
     CANCEL_GRACE_S,
     ActorSystem,
@@ -29,29 +26,26 @@ from fogactors.core import (
 )
 from fogactors.errors import ActorError
 from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles.base import with_link
 from fogactors.roles.tier_executor import EXECUTOR
 from fogactors.tasks.client import Submitter
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry, default_registry
 from fogactors.tasks.tiers import Tier, Tiers
-from fogactors.wire import fog_topology
 
 __all__ = ["Program", "role_context", "tiers_of"]
-
-ENVELOPE_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A running program. `broker` is the embedded one."""
+    """A running program."""
 
     settings: Settings
     system: ActorSystem
     context: RoleContext
     tree: SupervisorSpec
-    broker: MemoryBroker
-    store: MemoryStore
+    services: Services
 
     @classmethod
     @asynccontextmanager
@@ -65,26 +59,24 @@ class Program:
         registry: Registry = default_registry,
         urgent: Callable[[object], None] | None = None,
     ) -> AsyncGenerator[Program]:
-        """Import the task modules, start the tree of these roles, and stop it on leaving. `tiers`: those that this
-        process serves, by default all.
+        """Import the task modules, reach the services, start the tree of these roles, and stop it on leaving. `tiers`:
+        those that this process serves, by default all.
 
-        Raises `ConfigError`, `StartFailed`, and from the body `RestartIntensityExceeded`.
+        Raises `ConfigError`, what `Remote.open` raises, `StartFailed`, and from the body `RestartIntensityExceeded`.
         """
         registry.import_modules(settings.tasks.modules)
-        async with MemoryBroker() as broker:
-            broker.declare(fog_topology(tuple(tier.name for tier in settings.tiers)))
-            store = MemoryStore()
-            context = role_context(settings, broker, MemoryCoord(store), registry, urgent)
+        async with _services(settings) as services:
+            context = role_context(settings, services, registry, urgent)
             async with ActorSystem(events=events) as system:
                 tree = up_tree(context, roles, tiers or context.tiers.names)
                 await system.start(tree)
-                program = cls(settings, system, context, tree, broker, store)
+                program = cls(settings, system, context, tree, services)
                 yield program
                 await program.drain()
 
     async def drain(self) -> None:
-        """Drain all executors at the same time. A supervisor stops its children one by one, so without this
-        several full executors in one process would need the sum of their drains."""
+        """Drain all executors at the same time. A supervisor stops its children one by one, so without this several
+        full executors in one process would need the sum of their drains."""
 
         async def stop(executor: str, supervisor: Ref[Any], timeout: float) -> None:
             with suppress(ActorError):  # down already, or its supervisor is: then there is nothing to drain
@@ -98,16 +90,27 @@ class Program:
 
     @asynccontextmanager
     async def submitter(self) -> AsyncGenerator[Submitter]:
-        """A submitter on a connection of its own."""
-        bus = MemoryBus(self.broker, name="submitter", max_body=self.settings.bus.max_body_bytes)
-        coord = MemoryCoord(self.store)
-        timeout_s = self.settings.bus.publish_timeout_s
-        await bus.open()
+        """A submitter on a connection of its own, with a link that brings it back."""
+        settings = self.settings.bus
+        bus = self.services.bus("submitter", max_body=settings.max_body_bytes)
+        link = await self.system.start(with_link(self.context, "submitter", bus))
+        coord = self.services.coord("submitter")
         try:
-            async with Submitter(bus, coord, self.context.tiers, publish_timeout_s=timeout_s) as submitter:
+            async with Submitter(
+                bus, coord, self.context.tiers, publish_timeout_s=settings.publish_timeout_s
+            ) as submitter:
                 yield submitter
         finally:
-            await bus.close()
+            with anyio.CancelScope(shield=True):  # bounded by the link's own budget
+                await self.system.stop(link)
+                await coord.close()
+
+    async def depths(self) -> Mapping[str, QueueDepth]:
+        return await self.services.depths()
+
+
+def _services(settings: Settings) -> AbstractAsyncContextManager[Services]:
+    return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings)
 
 
 def tiers_of(settings: Settings) -> Tiers:
@@ -116,19 +119,15 @@ def tiers_of(settings: Settings) -> Tiers:
 
 def role_context(
     settings: Settings,
-    broker: MemoryBroker | None = None,
-    coord: Coord | None = None,
+    services: Services,
     registry: Registry = default_registry,
     urgent: Callable[[object], None] | None = None,
 ) -> RoleContext:
-    """What roles are given, from the settings. Without a broker it is good for looking at trees only."""
+    """What roles are given, from the settings."""
     executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
 
     def make_bus(name: str) -> Bus:
-        # Roles publish again what the broker holds already, in an envelope and as base64 in a dead letter: the
-        # limit is for who publishes it first.
-        max_body = 2 * settings.bus.max_body_bytes + ENVELOPE_BYTES
-        return MemoryBus(broker or MemoryBroker(), name=name, max_body=max_body)
+        return services.bus(name, max_body=role_body(settings))
 
     def make_pool(size: int) -> ProcessPool:
         return ProcessPool(size, recycle_after=tasks.recycle_after, start_s=tasks.process_start_s)
@@ -153,7 +152,7 @@ def role_context(
         node=settings.node.name,
         tiers=tiers_of(settings),
         registry=registry,
-        coord=coord or MemoryCoord(MemoryStore()),
+        coord=services.coord("roles"),
         make_bus=make_bus,
         make_pool=make_pool,
         executor=executor_config,

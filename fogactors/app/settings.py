@@ -52,7 +52,12 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings:
+    """`url`: `memory://` or `amqp://user:password@host1:5672,host2/%2Ffog`. `management_url` is for `fogactors
+    topology` alone."""
+
     url: str = "memory://"
+    management_url: str = ""
+    boot_wait_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 10.0
     publish_timeout_s: Seconds = 10.0
     max_body_bytes: Count = 1_048_576
 
@@ -184,13 +189,16 @@ def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Sett
 
 def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     """What no run survives and no type can say: the keys that are involved, the one to name first, and the text."""
-    for table in ("bus", "coord"):
+    for table, schemes in (("bus", ("memory", "amqp", "amqps")), ("coord", ("memory", "redis", "rediss"))):
         url: str = getattr(settings, table).url
         scheme, separator, _ = url.partition("://")
         if not separator:
             yield (f"{table}.url",), f"expected a URL such as memory://, got {json.dumps(masked(url))}"
-        elif scheme != "memory":
-            yield (f"{table}.url",), f'scheme "{scheme}" is not supported; supported: memory'
+        elif scheme not in schemes:
+            yield (f"{table}.url",), f'scheme "{scheme}" is not supported; supported: {", ".join(schemes)}'
+    if settings.bus.url.startswith("memory:") != settings.coord.url.startswith("memory:"):
+        text = "[bus] url and [coord] url must both be memory:// or neither; one would end with its process"
+        yield ("coord.url", "bus.url"), text
     for smaller, larger in zip(settings.tiers, settings.tiers[1:], strict=False):
         for key in ("cpu", "memory_mb"):
             low, high = getattr(smaller, key), getattr(larger, key)

@@ -34,17 +34,12 @@ class Depth(Protocol):
     def consumers(self) -> int: ...
 
 
-class Depths(Protocol):
-    def depths(self) -> Mapping[str, Depth]: ...
-
-
 class ProgramLike(Protocol):
     """What is needed of `fogactors.app.program.Program`."""
 
     @property
     def system(self) -> ActorSystem: ...
-    @property
-    def broker(self) -> Depths: ...
+    async def depths(self) -> Mapping[str, Depth]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ async def look(program: ProgramLike) -> Snapshot:
     async with anyio.create_task_group() as asking:
         for at, (tier, path) in enumerate(executors):
             asking.start_soon(ask, at, tier, path)
-    return Snapshot(datetime.now(UTC), tuple(rows), program.broker.depths(), nodes)
+    return Snapshot(datetime.now(UTC), tuple(rows), await program.depths(), nodes)
 
 
 def _executors(nodes: tuple[Node, ...]) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from fogactors.messages import Task, TaskResult
 from fogactors.tasks.retry import step_for
 from fogactors.tasks.task import TaskDef
 from fogactors.tasks.tiers import Tiers
-from fogactors.wire.codec import encode
+from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RETRY_STEPS_S, TASKS, retry_exchange, task_key, task_queue
 
 __all__ = ["Handle", "Submitter", "result_value"]
@@ -139,6 +139,13 @@ class Submitter:
         message.origin = task_queue(message.priority, tier, self._tiers.lightest.name)
         await self._publish(message)
         return Handle(id_, None, self)
+
+    async def resubmit(self, unsent: Message) -> Handle[Any]:
+        """Publish what a `BusError` carries as `unsent` once more. It keeps its id, so it does no harm if it did
+        arrive the first time: it may run twice, and is recorded once. Raises what `submit` raises."""
+        task = decode(unsent.body, Task, unsent.content_type)
+        await self._publish(task)
+        return Handle(task.id, None, self)
 
     def handle(self, task_id: str) -> Handle[Any]:
         """A handle on a task that was submitted elsewhere or earlier."""

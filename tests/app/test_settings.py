@@ -183,7 +183,11 @@ def test_byte_order_mark_is_no_error():
         ("[log]\nlevel = 'loud'", '[log] level: expected one of debug, error, info, warning, got "loud"'),
         ("[node]\nname = 'a.b'", '[node] name: expected at most 63 letters, digits, - and _, got "a.b"'),
         ('[node]\nname = "a\\n"', r'[node] name: expected at most 63 letters, digits, - and _, got "a\n"'),
-        ("[bus]\nurl = 'amqp://u:p@h'", '[bus] url: scheme "amqp" is not supported; supported: memory'),
+        ("[bus]\nurl = 'nats://u:p@h'", '[bus] url: scheme "nats" is not supported; supported: memory, amqp, amqps'),
+        (
+            "[bus]\nurl = 'amqp://u:p@h'",
+            "[coord] url: [bus] url and [coord] url must both be memory:// or neither; one would end with its process",
+        ),
         ("[coord]\nurl = 'redis'", '[coord] url: expected a URL such as memory://, got "redis"'),
         (
             f"[tiers.a]\n{TIER}[tiers.b]\ncpu = 0.5\nmemory_mb = 512\nslots = 1",

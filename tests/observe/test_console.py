@@ -133,7 +133,10 @@ class Executor(Actor):
 
 
 def program_of(system: ActorSystem):
-    return SimpleNamespace(system=system, broker=SimpleNamespace(depths=lambda: {"q": depth(1)}))
+    async def depths():
+        return {"q": depth(1)}
+
+    return SimpleNamespace(system=system, depths=depths)
 
 
 def tier_of(name: str, *, slow: bool) -> SupervisorSpec:

@@ -15,6 +15,7 @@ from fogactors.app.cli.demo import demo
 from fogactors.app.cli.look import check, tree
 from fogactors.app.cli.serve import run, up
 from fogactors.app.cli.submit import submit
+from fogactors.app.cli.topology import topology
 
 __all__ = ["app", "main"]
 
@@ -52,6 +53,7 @@ def options(
 
 for command in (demo, up, run, submit, check, tree):
     app.command()(command)
+app.add_typer(topology, name="topology")
 
 
 def main() -> None:

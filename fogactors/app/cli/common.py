@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,10 +36,15 @@ Imports = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_settings(imports: list[str] | None = None) -> Settings:
-    """From `--config`, or `actors.toml` here, or the defaults; with the modules of `--import` added. Raises
-    `ConfigError`."""
-    settings = load(state.config, os.environ, default_ok=True)
+def load_settings(imports: list[str] | None = None, urls: Mapping[str, str | None] | None = None) -> Settings:
+    """From `--config`, or `actors.toml` here, or the defaults; with the modules of `--import` added. `urls`: of
+    the tables `bus` and `coord`, where the command line gives them. Raises `ConfigError`."""
+    env = dict(os.environ)
+    for table, url in (urls or {}).items():
+        if url is not None:
+            env.pop(f"FOGACTORS_{table.upper()}__URL_FILE", None)
+            env[f"FOGACTORS_{table.upper()}__URL"] = url
+    settings = load(state.config, env, default_ok=True)
     if imports:
         # What can be imported from here on the command line is what `python -c` could import from here.
         if "" not in sys.path:
@@ -49,9 +54,9 @@ def load_settings(imports: list[str] | None = None) -> Settings:
     return settings
 
 
-def checked_settings(imports: list[str] | None = None) -> Settings:
+def checked_settings(imports: list[str] | None = None, urls: Mapping[str, str | None] | None = None) -> Settings:
     """The same, refused where `fogactors check` finds an error. Raises `ConfigError`."""
-    settings = load_settings(imports)
+    settings = load_settings(imports, urls)
     errors = [finding for finding in check(settings) if finding.level == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more; see `fogactors check`)" if len(errors) > 1 else ""

@@ -1,10 +1,11 @@
-"""`fogactors demo`: the main job on real files, on the embedded bus."""
+"""`fogactors demo`: the main job on real files, on the embedded bus or on a RabbitMQ."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +15,16 @@ import typer
 from rich.console import Console
 
 from fogactors.app.boot import Stopping
-from fogactors.app.cli.common import Json, checked_settings, print_json
+from fogactors.app.cli.common import Json, checked_settings, print_json, state
 from fogactors.app.cli.common import run as run_main
 from fogactors.app.cli.demo_report import print_report, summary
+from fogactors.app.demo import work
 from fogactors.app.demo.files import Found, scan
 from fogactors.app.demo.ledger import Ledger, Row
 from fogactors.app.demo.run import JobRun
 from fogactors.app.program import Program
 from fogactors.app.settings import Settings
+from fogactors.app.workers import worker_tree
 from fogactors.core import Events
 from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
@@ -42,12 +45,16 @@ def demo(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write each task's result as a line of JSON.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many files.")] = None,
+    amqp: Annotated[
+        str | None, typer.Option("--amqp", metavar="URL", help="A RabbitMQ: executors run in processes of their own.")
+    ] = None,
+    redis: Annotated[str | None, typer.Option("--redis", metavar="URL", help="The Redis that goes with it.")] = None,
     no_live: Annotated[bool, typer.Option("--no-live", help="A line every few seconds, no live display.")] = False,
     json: Json = False,
 ) -> None:
     """Run three tasks for each file of a folder through the light, medium and heavy tiers. Exits 1 when a task was lost
     or not run; a task that fails has its result and is no loss."""
-    settings = checked_settings()
+    settings = checked_settings(urls={"bus": amqp, "coord": redis})
     # Nothing is written over before it is clear that there is something to write.
     found = scan(path, limit=limit, leave_out=() if out is None else (out.resolve(),))
     with ExitStack() as stack:
@@ -92,16 +99,28 @@ async def _demo(
         log.attach(events)
     stopping = Stopping(settings.shutdown.budget_s, events)
     tiers = tuple(tier.name for tier in settings.tiers)
-    job = JobRun(ledger, tiers, on_row=on_row)
+    embedded = settings.bus.url.startswith("memory:")
+
+    def entered(row: Row) -> None:
+        if not embedded:  # the executors' own events stay in their processes
+            board.rate.add(datetime.now(UTC).timestamp())
+        if on_row is not None:
+            on_row(row)
+
+    job = JobRun(ledger, tiers, on_row=entered)
     # What a stop leaves to the tasks under way, so that the executors' own drain still fits into the budget.
     grace_s = (settings.shutdown.budget_s - settings.executor.drain_s) / 2
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
+        roles = tuple(ROLES) if embedded else ()
         async with (
-            Program.start(settings, tuple(ROLES), events=events, urgent=log.write) as program,
+            Program.start(settings, roles, events=events, urgent=log.write) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as display,
         ):
+            if not embedded:
+                config = None if state.config is None else str(state.config)
+                await program.system.start(worker_tree(settings, (work.__name__,), config))
 
             async def watch() -> None:
                 await live(program, board, console=console, progress=job.progress, plain=not show)

@@ -13,7 +13,9 @@ from rich.table import Table
 from fogactors.app.check import check as find
 from fogactors.app.cli.common import Imports, Json, load_settings, print_json
 from fogactors.app.program import role_context
+from fogactors.app.services import Embedded
 from fogactors.app.settings import masked
+from fogactors.bus import MemoryBroker
 from fogactors.core import ChildSpec, SupervisorSpec
 from fogactors.errors import ConfigError
 from fogactors.observe.console import tree_spec
@@ -67,7 +69,9 @@ def tree(
     """Print the specification of the supervision tree: strategies, restarts, budgets."""
     if role is not None and role not in ROLES:
         raise ConfigError(f"there is no role {role!r}; the roles are: {', '.join(ROLES)}")
-    context = role_context(load_settings())
+    settings = load_settings()
+    # Only looked at: neither a broker nor a store is asked, whatever the URLs say.
+    context = role_context(settings, Embedded(MemoryBroker()))
     names = tuple(ROLES) if role is None else (role,)
     spec = up_tree(context, names, context.tiers.names)
     if json:

@@ -14,7 +14,7 @@ from fogactors.app.boot import Stopping
 from fogactors.app.cli.common import Imports, checked_settings
 from fogactors.app.cli.common import run as run_main
 from fogactors.app.program import Program
-from fogactors.app.settings import Settings
+from fogactors.app.settings import Settings, masked
 from fogactors.core import Events
 from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
@@ -83,8 +83,9 @@ async def _serve(
                     await stopping.event.wait()
                     display.cancel_scope.cancel()
             else:
-                embedded = "; the bus is embedded, so nothing outside this process reaches it"
-                print(f"fogactors: {name} is up (stop with Ctrl-C or SIGTERM){embedded}", file=sys.stderr, flush=True)
+                hint = "; the bus is embedded, so nothing outside this process reaches it"
+                where = hint if program.services.is_embedded else f" on {masked(settings.bus.url)}"
+                print(f"fogactors: {name} is up{where} (stop with Ctrl-C or SIGTERM)", file=sys.stderr, flush=True)
                 await stopping.event.wait()
         beside.cancel_scope.cancel()
     return stopping.code

@@ -1,8 +1,10 @@
-"""`fogactors submit`: one task, through a small system of its own, to its end."""
+"""`fogactors submit`: one task to its end: through executors that run, or on the embedded bus through a system of
+its own."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, cast, get_args
 
 import anyio
@@ -20,6 +22,7 @@ from fogactors.errors import ConfigError
 from fogactors.messages import Priority, TaskResult
 from fogactors.observe.log import Log
 from fogactors.roles import ROLES
+from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.registry import default_registry
 
 __all__ = ["submit"]
@@ -39,20 +42,24 @@ def submit(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the result.")] = 60.0,
     json: Json = False,
 ) -> None:
-    """Submit a task on the embedded bus, run it, and print its result. Exits 1 when it did not succeed."""
+    """Submit a task and print its result. Exits 1 when it did not succeed."""
     settings = checked_settings(imports)
     raw = _arguments(arguments or [], args)
     if priority is not None and priority not in get_args(Priority):
         raise ConfigError(f"priority must be one of {', '.join(get_args(Priority))}, got {priority!r}")
     default_registry.import_modules(settings.tasks.modules)
-    definition = default_registry.get(name)
-    definition.decode_args(raw)  # refused here, with the words of whoever typed it still on the screen
     options: dict[str, Any] = {}
     if priority is not None:
         options["priority"] = cast("Priority", priority)
     if tier is not None:
         options["tier"] = tier
-    run_main(lambda: _submit(settings, definition.options(**options), raw, timeout, json))
+    if name in default_registry.names() or settings.bus.url.startswith("memory:"):
+        definition = default_registry.get(name).options(**options)
+        args_, kwargs = definition.decode_args(raw)  # refused here, while whoever typed it still has it before them
+        run_main(lambda: _submit(settings, lambda to: to.submit(definition, *args_, **kwargs), timeout, json))
+    else:
+        # Known to the executors, or so one hopes; what it takes and whether it fits is theirs to say.
+        run_main(lambda: _submit(settings, lambda to: to.submit_raw(name, raw, **options), timeout, json))
 
 
 def _arguments(pairs: list[str], whole: str | None) -> Raw:
@@ -78,16 +85,20 @@ def _arguments(pairs: list[str], whole: str | None) -> Raw:
     return Raw(msgspec.json.encode(values))
 
 
-async def _submit(settings: Settings, definition: Any, raw: Raw, timeout: float, json: bool) -> int:
+async def _submit(
+    settings: Settings, submit: Callable[[Submitter], Awaitable[Handle[Any]]], timeout: float, json: bool
+) -> int:
     events = Events()
     log = Log("warning", settings.log.format, node=settings.node.name, role="submit")
     log.attach(events)
     stopping = Stopping(settings.shutdown.budget_s, events)
     result: TaskResult | None = None
+    # On the embedded bus a small system of its own; else those that run already.
+    roles = tuple(ROLES) if settings.bus.url.startswith("memory:") else ()
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         async with (
-            Program.start(settings, tuple(ROLES), events=events, urgent=log.write) as program,
+            Program.start(settings, roles, events=events, urgent=log.write) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as work,
         ):
@@ -97,8 +108,7 @@ async def _submit(settings: Settings, definition: Any, raw: Raw, timeout: float,
                 work.cancel_scope.cancel()
 
             work.start_soon(leave_on_stop)
-            args, kwargs = definition.decode_args(raw)
-            handle = await submitter.submit(definition, *args, **kwargs)
+            handle = await submit(submitter)
             result = await handle.outcome(timeout)
             work.cancel_scope.cancel()
         beside.cancel_scope.cancel()

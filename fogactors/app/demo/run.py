@@ -10,10 +10,10 @@ import anyio
 
 from fogactors.app.demo import work
 from fogactors.app.demo.ledger import KINDS, Job, Kind, Ledger, Row
-from fogactors.errors import ResultTimeout, TaskArgumentError
+from fogactors.errors import BusUnavailable, QueueFull, ResultTimeout, TaskArgumentError
 from fogactors.messages import PRIORITIES, ErrorInfo, Priority, TaskResult
 from fogactors.observe.snapshot import Progress
-from fogactors.tasks.client import Submitter
+from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.task import TaskDef
 
 __all__ = ["IN_FLIGHT", "JobRun"]
@@ -21,6 +21,9 @@ __all__ = ["IN_FLIGHT", "JobRun"]
 IN_FLIGHT: Final = 256
 """Tasks that are submitted and not ended: enough for priorities to mean something, far below what a queue holds, and
 what memory is bounded by."""
+
+AGAIN_S: Final = 0.5
+"""Between two tries to submit while the broker is away or a queue is full."""
 
 RESULT_S: Final = 3600.0
 """How long to wait for one result before it counts as lost: longer than any task may run and be tried again."""
@@ -94,10 +97,12 @@ class JobRun:
         task = self._tasks[job.kind, job.file.priority]
         tier = task.needs.tier or ""
         try:
-            handle = await submitter.submit(task, path=job.file.path)
+            handle = await self._submit(submitter, task, job.file.path)
         except TaskArgumentError as error:  # a name that is not UTF-8 has no place in JSON
             info = ErrorInfo(type=type(error).__name__, message=str(error))
             self._enter(job, _row(job, self._ledger, tier, None, info), None)
+            return
+        if handle is None:
             return
         try:
             result = await handle.outcome(RESULT_S)
@@ -105,6 +110,20 @@ class JobRun:
             return  # its entry stays open: that is what lost means
         value = task.decode_result(result.value) if result.value is not None else None
         self._enter(job, _row(job, self._ledger, tier, result, result.error), value)
+
+    async def _submit(self, submitter: Submitter, task: TaskDef[..., Any], path: str) -> Handle[Any] | None:
+        """Until the broker has it; with the same id each time, so that it counts once. `None`: stopped meanwhile."""
+        try:
+            return await submitter.submit(task, path=path)
+        except (BusUnavailable, QueueFull) as error:
+            unsent = error.unsent
+        while not self._stopping:
+            await anyio.sleep(AGAIN_S)
+            try:
+                return await submitter.resubmit(unsent)
+            except (BusUnavailable, QueueFull):
+                continue
+        return None
 
     def _enter(self, job: Job, row: Row, value: Any) -> None:
         self._ledger.record(job, row, value)

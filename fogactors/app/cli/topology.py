@@ -1,0 +1,130 @@
+"""`fogactors topology`: the exchanges, queues, bindings and policies, wanted and there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from fogactors.app.cli.common import Json, load_settings, print_json
+from fogactors.app.cli.common import run as run_main
+from fogactors.app.services import topology_of
+from fogactors.app.settings import Settings
+from fogactors.bus.amqp import AmqpBus
+from fogactors.bus.hosts import parse_hosts
+from fogactors.bus.management import Difference, Management, definitions, policy_definition
+from fogactors.errors import ConfigError
+from fogactors.observe.trees import plain_table
+from fogactors.wire import Topology
+
+__all__ = ["topology"]
+
+EXIT_DIFFERENT = 2
+
+topology = typer.Typer(
+    help="Exchanges, queues, bindings and policies: show, apply, diff, export.", no_args_is_help=True
+)
+
+
+@topology.command()
+def show(json: Json = False) -> None:
+    """What the system needs of a broker, from the tiers in actors.toml. Asks no broker."""
+    wanted = topology_of(load_settings())
+    if json:
+        print_json(definitions(wanted, "/fog"))
+        return
+    console = Console()
+    table = plain_table("exchange", "type")
+    for exchange in wanted.exchanges:
+        table.add_row(exchange.name, exchange.type)
+    console.print(table, "")
+    table = plain_table("queue", "type", "bound to", "policy")
+    for queue in wanted.queues:
+        bound = ", ".join(f"{each.exchange} {each.key}".strip() for each in wanted.bindings if each.queue == queue.name)
+        policy = ", ".join(f"{key} {value}" for key, value in policy_definition(queue).items())
+        table.add_row(queue.name, queue.type, bound, policy)
+    console.print(table)
+
+
+@topology.command()
+def apply() -> None:
+    """Make the broker have it: policies first, then exchanges, queues and bindings. May be repeated."""
+    settings = _remote(load_settings())
+    run_main(lambda: _apply(settings))
+
+
+@topology.command()
+def diff(json: Json = False) -> None:
+    """What the broker lacks or has otherwise, a line each. Exits 2 when there is anything."""
+    settings = _remote(load_settings())
+    run_main(lambda: _diff(settings, json))
+
+
+@topology.command()
+def export(
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Instead of standard output.")] = None,
+) -> None:
+    """Print definitions.json: for a broker that loads it at boot. It has no users in it."""
+    settings = load_settings()
+    vhost = "/fog" if settings.bus.url.startswith("memory:") else parse_hosts(settings.bus.url).vhost
+    text = msgspec.json.format(msgspec.json.encode(definitions(topology_of(settings), vhost))).decode()
+    if out is None:
+        print(text)
+        return
+    try:
+        out.write_text(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
+
+
+async def _apply(settings: Settings) -> int:
+    wanted, vhost = topology_of(settings), parse_hosts(settings.bus.url).vhost
+    async with Management.open(settings.bus.management_url, vhost) as management:
+        before = await management.diff(wanted)
+        _refuse_other_kinds(before)
+        await management.apply_policies(wanted)
+    bus = AmqpBus(settings.bus.url, name="topology")
+    await bus.open()
+    try:
+        await bus.declare(wanted)
+    finally:
+        await bus.close()
+    print(f"{_count(wanted)}: {len(before)} differences mended" if before else f"{_count(wanted)}: all there already")
+    return 0
+
+
+async def _diff(settings: Settings, json: bool) -> int:
+    wanted, vhost = topology_of(settings), parse_hosts(settings.bus.url).vhost
+    async with Management.open(settings.bus.management_url, vhost) as management:
+        found = await management.diff(wanted)
+    if json:
+        print_json(found)
+    else:
+        for each in found:
+            print(each)
+        if not found:
+            print(f"{_count(wanted)}: no difference")
+    return EXIT_DIFFERENT if found else 0
+
+
+def _refuse_other_kinds(differences: list[Difference]) -> None:
+    """What a declare cannot mend: a queue or exchange of the same name and another type. Deleting it is the operator's
+    decision."""
+    for each in differences:
+        if each.what.startswith(("queue ", "exchange ")) and each.found != "none":
+            raise ConfigError(f"{each}; delete or rename it first (nothing was changed)")
+
+
+def _remote(settings: Settings) -> Settings:
+    if settings.bus.url.startswith("memory:"):
+        raise ConfigError("[bus] url is memory://, which always has its topology; name a RabbitMQ, amqp://...")
+    if not settings.bus.management_url:
+        raise ConfigError("[bus] management_url is needed for this, e.g. http://user:password@host:15672")
+    return settings
+
+
+def _count(wanted: Topology) -> str:
+    return f"{len(wanted.exchanges)} exchanges, {len(wanted.queues)} queues, {len(wanted.bindings)} bindings"

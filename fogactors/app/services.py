@@ -1,0 +1,158 @@
+"""What a program stands on: a broker and a coordination store, embedded in this process or reached over the network."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Protocol
+
+import anyio
+
+from fogactors.app.settings import Settings
+from fogactors.bus import Bus, MemoryBroker, MemoryBus, QueueDepth
+from fogactors.bus.amqp import AmqpBus
+from fogactors.coord import Coord, MemoryCoord, MemoryStore
+from fogactors.coord.redis import RedisCoord
+from fogactors.core import Backoff
+from fogactors.errors import BusError, BusUnavailable, CoordUnavailable, TopologyMismatch
+from fogactors.wire import Topology, fog_topology
+
+__all__ = ["Embedded", "Remote", "Services", "topology_of"]
+
+ENVELOPE_BYTES: Final = 65_536
+LOOK_EVERY_S: Final = 1.0
+"""How old the depths of a remote broker's queues may be: each costs it a passive declare."""
+
+
+class Services(Protocol):
+    """Makes clients. `max_body`: bytes; roles get a larger limit than submitters (`role_body`)."""
+
+    @property
+    def is_embedded(self) -> bool: ...
+
+    def bus(self, name: str, *, max_body: int) -> Bus: ...
+    def coord(self, name: str) -> Coord: ...
+
+    async def depths(self) -> Mapping[str, QueueDepth]:
+        """The queues with what waits in them, for a display."""
+        ...
+
+
+def topology_of(settings: Settings) -> Topology:
+    return fog_topology(tuple(tier.name for tier in settings.tiers))
+
+
+def role_body(settings: Settings) -> int:
+    """Roles publish again what the broker holds already, in an envelope and as base64 in a dead letter: the limit
+    itself is for who publishes it first."""
+    return 2 * settings.bus.max_body_bytes + ENVELOPE_BYTES
+
+
+class Embedded:
+    """A broker and a store that live in this process and end with it."""
+
+    is_embedded = True
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.broker = broker
+        self.store = MemoryStore()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncGenerator[Embedded]:
+        async with MemoryBroker() as broker:
+            broker.declare(topology_of(settings))
+            yield cls(broker)
+
+    def bus(self, name: str, *, max_body: int) -> Bus:
+        return MemoryBus(self.broker, name=name, max_body=max_body)
+
+    def coord(self, name: str) -> Coord:
+        return MemoryCoord(self.store)
+
+    async def depths(self) -> Mapping[str, QueueDepth]:
+        return self.broker.depths()
+
+
+class Remote:
+    """RabbitMQ and Redis."""
+
+    is_embedded = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._looker = AmqpBus(settings.bus.url, name="display")
+        self._depths: dict[str, QueueDepth] = {}
+        self._looked_at = float("-inf")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncGenerator[Remote]:
+        """Waits for the broker, and not for Redis: without it results take another road. Raises `BusUnavailable`
+        when there is no broker within `boot_wait_s`, `AccessRefused`, `CoordRefused`, and `TopologyMismatch` for
+        what is not there."""
+        await _await_broker(settings)
+        await _ask_redis(settings)
+        services = cls(settings)
+        try:
+            yield services
+        finally:
+            with anyio.move_on_after(3.0, shield=True):
+                await services._looker.close()
+
+    def bus(self, name: str, *, max_body: int) -> Bus:
+        return AmqpBus(self._settings.bus.url, name=f"{self._settings.node.name}/{name}", max_body=max_body)
+
+    def coord(self, name: str) -> Coord:
+        return RedisCoord(self._settings.coord.url, name=f"{self._settings.node.name}-{name}")
+
+    async def depths(self) -> Mapping[str, QueueDepth]:
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            with suppress(BusError):  # the broker is away: what was there last is better than nothing
+                await self._looker.open(timeout=1.0)
+                for queue in topology_of(self._settings).queues:
+                    if queue.type == "quorum":
+                        info = await self._looker.inspect(queue.name)
+                        depth = QueueDepth(info.name, info.ready, info.consumers, unsettled=0, stalled=0)
+                        self._depths[queue.name] = depth
+        return self._depths
+
+
+async def _await_broker(settings: Settings) -> None:
+    """Wait for it, and see that it has what we need."""
+    bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/boot")
+    backoff, tries = Backoff(first_s=0.2, max_s=2.0, jitter=0.2), 0
+    deadline = anyio.current_time() + settings.bus.boot_wait_s
+    while True:
+        try:
+            await bus.open(timeout=max(1.0, min(5.0, deadline - anyio.current_time())))
+            break
+        except BusUnavailable as error:
+            if anyio.current_time() >= deadline:
+                text = f"{error} (waited {settings.bus.boot_wait_s:g} s: [bus] boot_wait_s)"
+                raise BusUnavailable(text) from error
+        await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
+        tries += 1
+    try:
+        missing = await bus.check(topology_of(settings))
+    finally:
+        with anyio.move_on_after(3.0, shield=True):
+            await bus.close()
+    if missing:
+        more = f" (and {len(missing) - 1} more; `fogactors topology diff` lists them)" if len(missing) > 1 else ""
+        raise TopologyMismatch(f"{missing[0]}{more}; run `fogactors topology apply`")
+
+
+async def _ask_redis(settings: Settings) -> None:
+    """Raises `CoordRefused`; that it is away is no reason not to start."""
+    coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-boot")
+    try:
+        with suppress(CoordUnavailable):
+            await coord.open(timeout=2.0)
+    finally:
+        with anyio.move_on_after(1.0, shield=True), suppress(CoordUnavailable):
+            await coord.close()
