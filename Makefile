@@ -32,8 +32,10 @@ test: $(DEV) ## Run every check: format, lint, types, tests (the import rule is 
 	@$(PY) -m ruff check .
 	@echo "== types"
 	@$(PY) -m basedpyright
-	@echo "== tests and the import rule"
-	@$(PY) -m pytest $(ARGS)
+	@echo "== tests and the import rule, with RabbitMQ 4.3 and Redis 8"
+	@$(PY) -m tests.services run -- $(PY) -m pytest $(ARGS)
+	@echo "== the contract of the bus, with RabbitMQ 4.0"
+	@$(PY) -m tests.services run --rabbitmq 4.0 -- $(PY) -m pytest tests/bus -k rabbitmq
 
 fmt: $(DEV) ## Format the code and repair what lint can repair
 	@$(PY) -m ruff check --fix --quiet --exit-zero .

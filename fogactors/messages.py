@@ -21,6 +21,7 @@ from msgspec import Meta, Raw, Struct, field
 __all__ = [
     "Beat",
     "Control",
+    "ControlReply",
     "DeadLetter",
     "ErrorInfo",
     "Event",
@@ -229,6 +230,20 @@ class Control(Struct, kw_only=True, omit_defaults=True):
     task_id: str | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
+
+
+class ControlReply(Struct, kw_only=True, omit_defaults=True):
+    """One role's answer to an order. `id` is the order's; `role` is the tree's name, such as
+    `tier-executor-light`; `data` depends on the command, and `error` says why it was not carried out."""
+
+    schema: str = _schema("control_reply/1")
+    id: str
+    command: Command
+    node: str
+    role: str
+    at: UTC
+    data: MaybeRaw = None
+    error: str | None = None
 
 
 def schema_of(message_type: type[Struct]) -> str:

@@ -58,15 +58,16 @@ class Program:
         events: Events | None = None,
         registry: Registry = default_registry,
         urgent: Callable[[object], None] | None = None,
+        request_stop: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[Program]:
         """Import the task modules, reach the services, start the tree of these roles, and stop it on leaving. `tiers`:
-        those that this process serves, by default all.
+        those that this process serves, by default all. `request_stop`: what the order to drain calls.
 
         Raises `ConfigError`, what `Remote.open` raises, `StartFailed`, and from the body `RestartIntensityExceeded`.
         """
         registry.import_modules(settings.tasks.modules)
         async with _services(settings) as services:
-            context = role_context(settings, services, registry, urgent)
+            context = role_context(settings, services, registry, urgent, request_stop)
             async with ActorSystem(events=events) as system:
                 tree = up_tree(context, roles, tiers or context.tiers.names)
                 await system.start(tree)
@@ -122,6 +123,7 @@ def role_context(
     services: Services,
     registry: Registry = default_registry,
     urgent: Callable[[object], None] | None = None,
+    request_stop: Callable[[], None] = lambda: None,
 ) -> RoleContext:
     """What roles are given, from the settings."""
     executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
@@ -166,4 +168,5 @@ def role_context(
         backoff=Backoff(first_s=supervision.backoff_first_s, max_s=supervision.backoff_max_s),
         mailbox=supervision.mailbox,
         urgent=urgent or (lambda _: None),
+        request_stop=request_stop,
     )

@@ -9,13 +9,15 @@ from typing import Final
 from fogactors.bus.base import Bus
 from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
+from fogactors.messages import Command, Control
+from fogactors.roles import control
 from fogactors.roles.link import BusLink
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.tiers import Tiers
 
-__all__ = ["DRAIN_MARGIN_S", "HeartbeatConfig", "RoleContext", "with_link"]
+__all__ = ["DRAIN_MARGIN_S", "HeartbeatConfig", "RoleContext", "controlled", "with_link"]
 
 DRAIN_MARGIN_S: Final = 8.0
 """What an executor may take beyond its drain: to kill what did not finish, to hand it back and to close channels."""
@@ -32,6 +34,7 @@ class HeartbeatConfig:
 
 
 def _ignore(_: object) -> None: ...
+def _nothing() -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,25 @@ class RoleContext:
     backoff: Backoff = field(default_factory=Backoff)
     mailbox: int = 1000
     urgent: Callable[[object], None] = _ignore
+    request_stop: Callable[[], None] = _nothing
+    """What the order to drain does: ask the program to stop, as SIGTERM does."""
+
+
+def controlled(
+    context: RoleContext,
+    id: str,  # noqa: A002
+    bus: Bus,
+    child: ChildSpec,
+    orders: dict[Command, control.Order] | None = None,
+) -> SupervisorSpec:
+    """A role: its link, what it does, and the ear for orders. That comes last, so that it goes first, and its
+    failure takes nobody with it."""
+
+    async def drain(_: control.ControlActor, __: Control) -> None:
+        context.request_stop()
+
+    known: dict[Command, control.Order] = {"drain": drain, **(orders or {})}
+    return with_link(context, id, bus, child, control.child(bus, context.node, id, known))
 
 
 def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> SupervisorSpec:  # noqa: A002

@@ -21,7 +21,7 @@ from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
 from fogactors.errors import ActorError, BusError, CoordUnavailable, WireError
 from fogactors.messages import DeadLetter, Task, TaskResult
-from fogactors.roles.base import RoleContext, with_link
+from fogactors.roles.base import RoleContext, controlled
 from fogactors.tasks.deadletter import DEAD_LETTER_TYPE, from_delivery, publish_letter, result_of, unreadable
 from fogactors.tasks.events import TaskDeadLettered
 from fogactors.tasks.feed import announce
@@ -189,4 +189,4 @@ def tree(context: RoleContext) -> SupervisorSpec:
         ),
         mailbox=max(context.mailbox, 4 * PREFETCH),
     )
-    return with_link(context, "dlq-reaper", bus, reaper)
+    return controlled(context, "dlq-reaper", bus, reaper)

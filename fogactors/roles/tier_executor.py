@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fogactors.core import ChildSpec, SupervisorSpec
-from fogactors.roles.base import DRAIN_MARGIN_S, RoleContext, with_link
-from fogactors.tasks.executor import TierExecutor
+from fogactors.messages import Control
+from fogactors.roles.base import DRAIN_MARGIN_S, RoleContext, controlled
+from fogactors.roles.control import ControlActor
+from fogactors.tasks.executor import Pause, Resume, Switch, TierExecutor, Where
 
 __all__ = ["EXECUTOR", "tree"]
 
@@ -13,22 +15,35 @@ EXECUTOR = "executor"
 
 
 def tree(context: RoleContext, tier: str) -> SupervisorSpec:
-    """Link, then executor. The drainer is last, so it stops first, while its link still stands.
+    """Link, executor, control. The drainer stops while its link still stands.
 
     Raises `NoTierFits` for a tier that does not exist.
     """
     config = context.executor(tier)
     name = f"tier-executor-{tier}"
     bus = context.make_bus(name)
+    switch = Switch()
     slots = context.tiers.get(tier).slots
     helped = 3 * len(context.tiers.smaller_than(tier))
     executor = ChildSpec(
         id=EXECUTOR,
         factory=lambda: TierExecutor(
-            config, bus, context.coord, context.registry, context.tiers, lambda: context.make_pool(slots)
+            config, bus, context.coord, context.registry, context.tiers, lambda: context.make_pool(slots), switch
         ),
         shutdown_s=config.drain_s + DRAIN_MARGIN_S,
         # All that the broker may deliver at once fits, so a delivery never finds the mailbox full.
         mailbox=max(context.mailbox, 2 * (3 * config.prefetch(context.tiers) + helped)),
     )
-    return with_link(context, name, bus, executor)
+    return controlled(context, name, bus, executor, {"pause": _pause, "resume": _resume, "where": _where})
+
+
+async def _pause(actor: ControlActor, _: Control) -> None:
+    await actor.ctx.sibling(EXECUTOR).ask(Pause())
+
+
+async def _resume(actor: ControlActor, _: Control) -> None:
+    await actor.ctx.sibling(EXECUTOR).ask(Resume())
+
+
+async def _where(actor: ControlActor, control: Control) -> str | None:
+    return await actor.ctx.sibling(EXECUTOR).ask(Where(control.task_id or ""))

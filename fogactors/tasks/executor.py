@@ -33,7 +33,7 @@ from fogactors.tasks.registry import Registry
 from fogactors.tasks.settle import Held, Settler, facts
 from fogactors.tasks.tiers import Tiers
 
-__all__ = ["KILL_S", "ExecutorConfig", "GetLoad", "Load", "TierExecutor"]
+__all__ = ["KILL_S", "ExecutorConfig", "GetLoad", "Load", "Pause", "Resume", "Switch", "Where", "TierExecutor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,30 @@ class GetLoad:
     """Ask an executor for its `Load`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Take nothing more, hand back what waits, let finish what runs. Until `Resume`, also across restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The end of a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Ask whether a task is in this executor's hands: `running`, `waiting` or `None`."""
+
+    task_id: str
+
+
+@dataclass(slots=True)
+class Switch:
+    """Whether an executor is paused. It outlives the executor's incarnations, as the operator's word does."""
+
+    paused: bool = False
+
+
 KILL_S = 3.0
 """Seconds for what was cancelled to end: a process to be reaped, a channel to be closed."""
 
@@ -80,8 +104,10 @@ class TierExecutor(Actor[Any]):
         registry: Registry,
         tiers: Tiers,
         make_pool: Callable[[], ProcessPool],
+        switch: Switch | None = None,
     ) -> None:
         self._config = config
+        self._switch = switch or Switch()
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
@@ -131,7 +157,8 @@ class TierExecutor(Actor[Any]):
             self._jobs = Jobs(tasks, lambda error: self.ctx.mailbox.put_system(_Failed(error)))
             try:
                 # Not in on_start: an executor is up before its first delivery, so that no delivery finds it down.
-                await self._intake.open_own()
+                if not self._switch.paused:
+                    await self._intake.open_own()
                 if self._intake.can_help:
                     self.ctx.send_every(max(self._config.help_after_s, 0.05), _TICK)
                 await super().run()
@@ -148,10 +175,16 @@ class TierExecutor(Actor[Any]):
             await self._intake.close()
             await self._pool.close()
 
-    async def handle(self, message: Any) -> Load | None:
+    async def handle(self, message: Any) -> Load | str | None:
         match message:
             case GetLoad():
                 return self._hand.load(helping=self._intake.helping)
+            case Where(task_id):
+                return self._hand.where(task_id)
+            case Pause():
+                await self._pause()
+            case Resume():
+                await self._resume()
             case _Delivered(subscription, delivery):
                 self._take(subscription, delivery)
             case _Lost(subscription, _):
@@ -179,8 +212,8 @@ class TierExecutor(Actor[Any]):
         held = self._admission.read(subscription, delivery, at=self._now(), since=self.ctx.now())
         if isinstance(held, Refused):
             self._jobs.start(self._refuse, held)
-        elif self._draining:
-            self._jobs.start(self._hand_back, held, "draining")
+        elif self._draining or self._switch.paused:
+            self._jobs.start(self._hand_back, held, "draining" if self._draining else "paused")
         elif may_have_run(held) or held.task.not_before is not None:
             self._jobs.start(self._look_up, held)
         else:
@@ -289,9 +322,24 @@ class TierExecutor(Actor[Any]):
     async def _hand_back(self, held: Held, why: str) -> None:
         await self._settle(held, NotRun(why))
 
+    # -- pausing
+
+    async def _pause(self) -> None:
+        self._switch.paused = True
+        await self._intake.cancel_all()
+        for held in self._hand.pull():
+            self._jobs.start(self._hand_back, held, "paused")
+
+    async def _resume(self) -> None:
+        if self._switch.paused:
+            self._switch.paused = False
+            await self._intake.open_own()
+
     # -- helping smaller tiers
 
     async def _help_or_not(self) -> None:
+        if self._switch.paused:
+            return
         config, helping = self._config, self._intake.helping
         wanted = should_help(
             self.ctx.now(), helping, self._free_since, self._hand.helped_since, config.help_after_s, config.help_grace_s

@@ -54,6 +54,12 @@ class Hand:
     def load(self, *, helping: bool) -> Load:
         return Load(self._own, self._size, self.free, len(self._running), self.waiting, helping)
 
+    def where(self, task_id: str) -> str | None:
+        """`running`, `waiting`, or `None` when it is not here."""
+        if any(held.task.id == task_id for held in self._running):
+            return "running"
+        return "waiting" if any(held.task.id == task_id for lane in self._waiting.values() for held in lane) else None
+
     def put(self, held: Held) -> None:
         """At the end of its lane."""
         self._waiting[held.lane].append(held)

@@ -16,6 +16,7 @@ from fogactors.bus.amqp import AmqpBus
 from fogactors.bus.management import Management
 from fogactors.testing.proxy import TcpProxy
 from fogactors.wire import Topology
+from tests.services.errors import ServiceUnavailable, skip_or_fail
 
 from .support import Names
 
@@ -105,7 +106,7 @@ class RabbitWorld:
 async def rabbitmq_world() -> AsyncIterator[World]:
     url, http = os.environ.get("FOGACTORS_TEST_AMQP_URL"), os.environ.get("FOGACTORS_TEST_MANAGEMENT_URL")
     if not url or not http:
-        pytest.skip("FOGACTORS_TEST_AMQP_URL and FOGACTORS_TEST_MANAGEMENT_URL name no broker")
+        skip_or_fail(ServiceUnavailable("FOGACTORS_TEST_AMQP_URL and FOGACTORS_TEST_MANAGEMENT_URL name no broker"))
     async with Management.open(http) as management, AsyncExitStack() as stack:
         yield RabbitWorld(url, management, stack)
 

@@ -10,6 +10,7 @@ import redis
 
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
 from fogactors.coord.redis import RedisCoord
+from tests.services.errors import ServiceUnavailable, skip_or_fail
 
 
 class MemoryHarness:
@@ -33,7 +34,7 @@ class RedisHarness:
     def __init__(self) -> None:
         self.url = os.environ.get("FOGACTORS_TEST_REDIS_URL", "")
         if not self.url:
-            pytest.skip("FOGACTORS_TEST_REDIS_URL names no Redis")
+            skip_or_fail(ServiceUnavailable("FOGACTORS_TEST_REDIS_URL names no Redis"))
         with redis.Redis.from_url(self.url) as client:
             client.flushdb()
 

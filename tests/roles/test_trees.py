@@ -14,9 +14,10 @@ from tests.tasks.harness import fog
 
 def context():
     from fogactors.app.program import role_context
+    from fogactors.app.services import Embedded
     from fogactors.app.settings import Settings
 
-    return role_context(Settings())
+    return role_context(Settings(), Embedded(MemoryBroker()))
 
 
 def test_executors_start_last_and_so_stop_first():

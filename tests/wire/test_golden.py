@@ -14,6 +14,7 @@ from msgspec import Raw
 from fogactors.messages import (
     Beat,
     Control,
+    ControlReply,
     DeadLetter,
     ErrorInfo,
     Event,
@@ -134,6 +135,16 @@ MESSAGES = {
         reply_to="reply.o",
         correlation_id="c",
     ),
+    "control-reply-minimal": ControlReply(id="o-1", command="ping", node="edge-1", role="dlq-reaper", at=AT),
+    "control-reply-full": ControlReply(
+        id="o-1",
+        command="where",
+        node="edge-1",
+        role="tier-executor-light",
+        at=LATER,
+        data=Raw(b'"running"'),
+        error="no",
+    ),
     "error-minimal": ErrorInfo(type="ValueError"),
     "error-full": ErrorInfo(type="ValueError", message="no", traceback="tb"),
     "load-minimal": TierLoad(tier="light", cpu=0.5, memory_mb=512),
@@ -215,6 +226,14 @@ GOLDEN_JSON = {
     "control-full": (
         b'{"schema":"control/1","id":"o-1","command":"cancel","at":"2026-01-02T03:04:06.250000Z",'
         b'"node":"edge-1","role":"executor","task_id":"a-1","reply_to":"reply.o","correlation_id":"c"}'
+    ),
+    "control-reply-minimal": (
+        b'{"schema":"control_reply/1","id":"o-1","command":"ping","node":"edge-1","role":"dlq-reaper","at"'
+        b':"2026-01-02T03:04:05Z"}'
+    ),
+    "control-reply-full": (
+        b'{"schema":"control_reply/1","id":"o-1","command":"where","node":"edge-1","role":"tier-executor-l'
+        b'ight","at":"2026-01-02T03:04:06.250000Z","data":"running","error":"no"}'
     ),
     "error-minimal": b'{"type":"ValueError"}',
     "error-full": b'{"type":"ValueError","message":"no","traceback":"tb"}',
@@ -302,6 +321,15 @@ GOLDEN_MSGPACK = {
         "89a6736368656d61a9636f6e74726f6c2f31a26964a36f2d31a7636f6d6d616e64a663616e63656ca26174d7ff3b9aca"
         "00695735a6a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a77461736b5f6964a3612d31a87265706c"
         "795f746fa77265706c792e6fae636f7272656c6174696f6e5f6964a163"
+    ),
+    "control-reply-minimal": (
+        "86a6736368656d61af636f6e74726f6c5f7265706c792f31a26964a36f2d31a7636f6d6d616e64a470696e67a46e6f64"
+        "65a6656467652d31a4726f6c65aa646c712d726561706572a26174d6ff695735a5"
+    ),
+    "control-reply-full": (
+        "88a6736368656d61af636f6e74726f6c5f7265706c792f31a26964a36f2d31a7636f6d6d616e64a57768657265a46e6f"
+        "6465a6656467652d31a4726f6c65b3746965722d6578656375746f722d6c69676874a26174d7ff3b9aca00695735a6a4"
+        "64617461a772756e6e696e67a56572726f72a26e6f"
     ),
     "error-minimal": "81a474797065aa56616c75654572726f72",
     "error-full": "83a474797065aa56616c75654572726f72a76d657373616765a26e6fa974726163656261636ba27462",

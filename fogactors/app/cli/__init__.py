@@ -11,6 +11,7 @@ import typer
 
 from fogactors.app import boot
 from fogactors.app.cli.common import state
+from fogactors.app.cli.control import drain, pause, ping, resume
 from fogactors.app.cli.demo import demo
 from fogactors.app.cli.look import check, tree
 from fogactors.app.cli.serve import run, up
@@ -51,7 +52,7 @@ def options(
     state.debug = debug
 
 
-for command in (demo, up, run, submit, check, tree):
+for command in (demo, up, run, submit, check, tree, ping, pause, resume, drain):
     app.command()(command)
 app.add_typer(topology, name="topology")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -12,13 +13,16 @@ from rich.table import Table
 
 from fogactors.app.check import check as find
 from fogactors.app.cli.common import Imports, Json, load_settings, print_json
+from fogactors.app.cli.common import run as run_main
+from fogactors.app.cli.control import NodeOption, WaitOption, print_replies
+from fogactors.app.orders import ANSWER_S, give
 from fogactors.app.program import role_context
 from fogactors.app.services import Embedded
-from fogactors.app.settings import masked
+from fogactors.app.settings import Settings, masked
 from fogactors.bus import MemoryBroker
-from fogactors.core import ChildSpec, SupervisorSpec
+from fogactors.core import ChildSpec, Node, SupervisorSpec
 from fogactors.errors import ConfigError
-from fogactors.observe.console import tree_spec
+from fogactors.observe.trees import tree_live, tree_spec
 from fogactors.roles import ROLES, up_tree
 
 __all__ = ["check", "tree"]
@@ -64,12 +68,17 @@ def check(
 
 def tree(
     role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="Only this role's trees.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Of the processes that run, with state and restarts.")] = False,
+    node: NodeOption = None,
+    wait: WaitOption = ANSWER_S,
     json: Json = False,
 ) -> None:
-    """Print the specification of the supervision tree: strategies, restarts, budgets."""
+    """Print the supervision tree: its specification (strategies, restarts, budgets), or the live ones."""
     if role is not None and role not in ROLES:
         raise ConfigError(f"there is no role {role!r}; the roles are: {', '.join(ROLES)}")
     settings = load_settings()
+    if live:
+        run_main(lambda: _live(settings, node, role, wait, json))
     # Only looked at: neither a broker nor a store is asked, whatever the URLs say.
     context = role_context(settings, Embedded(MemoryBroker()))
     names = tuple(ROLES) if role is None else (role,)
@@ -78,6 +87,22 @@ def tree(
         print_json(_as_data(spec))
     else:
         Console().print(tree_spec((spec,)))
+
+
+async def _live(settings: Settings, node: str | None, role: str | None, wait: float, json: bool) -> int:
+    replies = await give(settings, "tree", node=node, role=role, wait_s=wait)
+    if json or not replies:
+        print_replies(replies, json=json)
+    # Every role of a process answers with the tree of all of it: one of them will do.
+    seen: set[bytes] = set()
+    for reply in () if json else replies:
+        body = bytes(reply.data or b"[]")
+        if body not in seen:
+            seen.add(body)
+            console = Console()
+            console.print(f"{reply.node}", style="bold")
+            console.print(tree_live(msgspec.json.decode(body, type=tuple[Node, ...])))
+    return 0 if replies else 1
 
 
 def _as_data(spec: ChildSpec | SupervisorSpec) -> dict[str, Any]:

@@ -76,7 +76,9 @@ async def _serve(
     stopping = Stopping(settings.shutdown.budget_s, events)
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
-        async with Program.start(settings, roles, tiers=tiers, events=events, urgent=log.write) as program:
+        async with Program.start(
+            settings, roles, tiers=tiers, events=events, urgent=log.write, request_stop=stopping.request
+        ) as program:
             if show:
                 async with anyio.create_task_group() as display:
                     display.start_soon(_live, program, events)
