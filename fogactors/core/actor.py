@@ -26,6 +26,10 @@ STOP: Final = object()
 """The supervision message that asks an actor to end."""
 
 
+MIN_PERIOD_S: Final = 0.001
+"""What `send_every` makes of less: a tick costs some microseconds, and a shorter period would leave nothing else."""
+
+
 class Stop(Exception):
     """Raised by `handle`: I am done. The actor exits as `returned`."""
 
@@ -74,6 +78,7 @@ class Context(Generic[M]):
         last one has not been read, so that a slow actor is not buried by its own clock."""
         if not period_s > 0:
             raise ValueError(f"send_every needs a period of more than 0 s, got {period_s}")
+        period_s = max(period_s, MIN_PERIOD_S)
         mailbox = self.mailbox
         due = self.now() + period_s
 

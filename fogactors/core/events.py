@@ -67,10 +67,12 @@ class ActorExited(ActorEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartFailed(ActorEvent):
-    """An incarnation did not come up; it is tried again within the restart intensity."""
+    """An incarnation did not come up; it is tried again within the restart intensity. `pauses`: waits in a row that did
+    not help."""
 
     incarnation: int
     error: BaseException
+    pauses: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

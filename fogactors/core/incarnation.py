@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -13,7 +13,7 @@ from fogactors.core.events import ActorExited, ActorStarted, Exit, MailboxOverfl
 from fogactors.core.mailbox import Mailbox
 from fogactors.core.ref import Ask, Ref
 from fogactors.core.spec import CANCEL_GRACE_S, ChildSpec, SupervisorSpec
-from fogactors.errors import MailboxFull, StrayCancellation
+from fogactors.errors import MailboxFull, StartFailed, StrayCancellation
 
 if TYPE_CHECKING:
     from fogactors.core.system import ActorSystem
@@ -110,6 +110,8 @@ class Incarnation:
         outcome = Exit("returned")
         try:
             actor = self.actor = self.spec.make()
+            if not isinstance(cast("object", actor), Actor):
+                raise StartFailed(f"{self.ref.path}: its factory returned {actor!r}, which is no Actor")
             actor.ctx = self.context
             await actor.live(up)
         except Stop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from fogactors.core.actor import Actor
 from fogactors.core.intensity import Backoff, Intensity
@@ -34,7 +34,7 @@ class ChildSpec:
 
     `factory` makes a new actor for each incarnation. `start_s`: seconds for `on_start`. `shutdown_s`: seconds
     between the request to stop and cancellation (0: cancelled at once). `mailbox`: messages; `overflow`: what a
-    full one does.
+    full one does. `backoff`: this child's own pace where its supervisor pauses; without it the supervisor's.
     """
 
     id: str
@@ -44,6 +44,7 @@ class ChildSpec:
     shutdown_s: float = 5.0
     mailbox: int = 1000
     overflow: Overflow = "block"
+    backoff: Backoff | None = None
 
     def make(self) -> Actor[Any]:
         return self.factory()
@@ -112,6 +113,10 @@ def _problem(spec: ChildSpec | SupervisorSpec) -> str | None:
     if spec.restart not in get_args(Restart):
         return f"restart must be one of {', '.join(get_args(Restart))}, got {spec.restart!r}"
     if isinstance(spec, SupervisorSpec):
+        children = cast("Any", spec.children)  # what a type checker would have seen
+        kinds = (ChildSpec, SupervisorSpec)
+        if not isinstance(children, tuple) or not all(isinstance(each, kinds) for each in cast("Any", children)):
+            return f"children must be a tuple of ChildSpec and SupervisorSpec, got {children!r}"
         if spec.strategy not in get_args(Strategy):
             return f"strategy must be one of {', '.join(get_args(Strategy))}, got {spec.strategy!r}"
         if spec.exceeded not in get_args(Exceeded):

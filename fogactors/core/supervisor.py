@@ -147,7 +147,8 @@ class Supervisor(Actor[Any]):
 
     async def _pause(self, child: Child) -> None:
         """Siblings that do not depend on the child go on; it is tried again later, and later each time."""
-        delay_s = self.spec.backoff.delay(child.pauses, self.ctx.system.rng)
+        own = child.spec.backoff if isinstance(child.spec, ChildSpec) else None  # a supervisor's is for its children
+        delay_s = (own or self.spec.backoff).delay(child.pauses, self.ctx.system.rng)
         child.pauses += 1
         affected = self._affected(child)
         await self._stop_all(affected)
@@ -181,6 +182,7 @@ class Supervisor(Actor[Any]):
                         at=self.ctx.now(),
                         incarnation=self.ctx.system.incarnations.get(each.ref.path, 0),
                         error=failed.__cause__ or failed,
+                        pauses=each.pauses,
                     )
                 )
                 self._try_again(each, 0.0)

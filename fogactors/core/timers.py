@@ -75,6 +75,8 @@ class Timers:
 
     def expire_at(self, when: float, waiter: Waiter) -> int:
         """Give the waiter `TIMED_OUT` at `when` or up to 10 ms later; returns the bucket, for `forget`."""
+        if not math.isfinite(when):
+            raise ValueError("a timeout must be a finite number of seconds: every wait is bounded")
         bucket = int(when * _BUCKETS_PER_S) + 1
         waiters = self._buckets.get(bucket)
         if waiters is None:
@@ -93,7 +95,8 @@ class Timers:
         """Fire what is due, until `close()`. Shielded: while a cancelled tree stops, its asks must still time out."""
         with self._scope:
             while True:
-                while self._heap and self._heap[0][0] <= self.clock():
+                now = self.clock()  # once: a timer that re-arms itself faster than it fires must not keep the loop
+                while self._heap and self._heap[0][0] <= now:
                     heapq.heappop(self._heap)[2].fire()
                 self._wake = anyio.Event()
                 with anyio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -201,6 +202,21 @@ class TestPause:
             assert delays[:6] == [1, 2, 4, 8, 8, 8]
             starts = [event.at for event in tree.recorder.of(RestartFailed)]
             assert [round(b - a, 6) for a, b in itertools.pairwise(starts)][1:5] == [2, 4, 8, 8]
+
+    async def test_a_child_may_have_a_pace_of_its_own(self, tree, script):
+        async with tree:
+            own = replace(script.child("a"), backoff=Backoff(first_s=0.1, max_s=0.2, jitter=0))
+            await self.grow(tree, own, script.child("b"))
+            for child in ("a", "b"):
+                script[child].fail_starts = 100
+                await tree[child].tell(Crash())
+            await anyio.sleep(10)
+            delays = {
+                child: [event.delay_s for event in tree.recorder.of(SupervisorPaused) if event.child == child]
+                for child in ("a", "b")
+            }
+            assert delays["a"][:4] == [0.1, 0.2, 0.2, 0.2]
+            assert delays["b"][:3] == [1, 2, 4]
 
     async def test_delays_are_jittered(self, tree, script):
         tree.rng = random.Random(1)
