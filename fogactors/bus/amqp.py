@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import anyio
 from aiormq import exceptions as amqp
@@ -23,36 +23,57 @@ from fogactors.bus.amqp_connection import (
     connect,
     disconnect,
     is_blocked,
-    on_closed,
+    is_usable,
+    on_ended,
     open_channel,
-    translated,
 )
+from fogactors.bus.amqp_errors import ANSWER_TIMEOUT_S, Call, verdict
 from fogactors.bus.base import MAX_BODY, BusStats, Consumer, DeliveryHandler, LostHandler, Message, QueueInfo
 from fogactors.bus.hosts import parse_hosts
-from fogactors.errors import AccessRefused, BusUnavailable, MessageTooLarge, QueueMissing, Unroutable
+from fogactors.errors import AccessRefused, BusUnavailable, MessageTooLarge, QueueMissing
 from fogactors.wire.topology import Topology
 
 __all__ = ["AmqpBus"]
 
-HEARTBEAT_S = 30
-"""A loop that is blocked for 30 s keeps its connection; a silent broker is noticed within 90 s at the most."""
+HEARTBEAT_S: Final = 30
+"""A loop that is blocked for 30 s keeps its connection; a broker that is frozen is noticed within 80 s. A host that
+vanishes is noticed within 8 s, by the kernel."""
+PATIENCE_S: Final = 2.0
+"""For one host while others are left to try."""
+LARGE_BYTES: Final = 16 * 1024
+BACKLOG_BYTES: Final = 256 * 1024
+"""A large body, and any when a connection holds so much that the broker has not taken, waits with its publisher until
+the socket has room, and is not sent at all when the publisher gives up: a broker that takes nothing must not fill our
+memory. Small ones do not wait for each other."""
 
 
 class AmqpBus:
     """One client of a RabbitMQ cluster. `url` may name several hosts. A `fogactors.bus.base.Bus`; on asyncio only."""
 
-    def __init__(self, url: str, *, name: str = "", max_body: int = MAX_BODY, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "",
+        max_body: int = MAX_BODY,
+        heartbeat_s: int = HEARTBEAT_S,
+        rng: random.Random | None = None,
+    ) -> None:
         self.name = name or f"fogactors-{secrets.token_hex(4)}"
         self.stats = BusStats()
         self._hosts = parse_hosts(url)
         self._max_body = max_body
+        self._heartbeat_s = heartbeat_s
         self._rng = rng or random.Random()  # noqa: S311 - which host to try first
         self._last_good: int | None = None
         self._publishing: Connection | None = None
         self._consuming: Connection | None = None
         self._channel: Channel | None = None
         self._channel_lock = anyio.Lock()
+        self._calls: set[Call] = set()
         self._consumers: set[AmqpConsumer] = set()
+        self._openings: set[anyio.CancelScope] = set()
+        self._gate = anyio.Lock()
         self._opened = anyio.Event()
         self._lost = anyio.Event()
         self._reason = "never connected"
@@ -65,91 +86,121 @@ class AmqpBus:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the broker has an alarm and takes no messages from us at the moment."""
         return self._publishing is not None and is_blocked(self._publishing)
 
     async def open(self, timeout: float = 10.0) -> None:
-        if self.is_open:
-            return
-        await self._drop()
-        refusals: list[str] = []
-        order = self._hosts.order(self._last_good, self._rng)
-        for index in order:
-            share = timeout / len(order)
+        """The host that worked last is tried first. `AccessRefused` only when every host refuses: one that has just
+        lost its data knows no users, while its peers do."""
+        deadline = anyio.current_time() + timeout
+        with anyio.CancelScope() as scope:
+            self._openings.add(scope)
             try:
-                await self._open_host(index, share)
-            except BusUnavailable as error:
-                refusals.append(str(error))
+                async with self._gate:
+                    if self.is_open:
+                        return
+                    await self._drop("opened anew")
+                    await self._open_any(deadline)
+            finally:
+                self._openings.discard(scope)
+        if scope.cancelled_caught:
+            raise BusUnavailable("closed by this client while it was opening")
+
+    async def _open_any(self, deadline: float) -> None:
+        order = self._hosts.order(self._last_good, self._rng)
+        failures: list[BusUnavailable | AccessRefused] = []
+        for tried, index in enumerate(order):
+            left = len(order) - tried
+            rest = deadline - anyio.current_time()
+            try:
+                await self._open_host(index, rest if left == 1 else min(PATIENCE_S, rest / left))
+            except (BusUnavailable, AccessRefused) as error:
+                failures.append(error)
                 continue
             self._last_good = index
             self.stats.connections += 1
             opened, self._opened = self._opened, anyio.Event()
             opened.set()
             return
-        raise BusUnavailable(f"no broker of {self._hosts} can be reached: {'; '.join(refusals)}")
+        refused = all(isinstance(error, AccessRefused) for error in failures)
+        if len(failures) == 1:
+            raise failures[0]
+        text = f"no broker of {self._hosts} can be used: {'; '.join(map(str, failures))}"
+        raise AccessRefused(text) if refused else BusUnavailable(text)
 
     async def _open_host(self, index: int, timeout: float) -> None:
-        url = self._hosts.url(index, heartbeat=HEARTBEAT_S)
+        url = self._hosts.url(index, heartbeat=self._heartbeat_s)
+        deadline = anyio.current_time() + timeout
         publishing = await connect(url, f"{self.name} (publish)", timeout)
         try:
-            consuming = await connect(url, f"{self.name} (consume)", timeout)
+            consuming = await connect(url, f"{self.name} (consume)", deadline - anyio.current_time())
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await disconnect(publishing)
             raise
         self._publishing, self._consuming = publishing, consuming
-        self._channel = None
         lost = self._lost = anyio.Event()
         self._reason = ""
         for connection in (publishing, consuming):
-            on_closed(connection, lambda why, lost=lost: self._on_closed(why, lost))
+            on_ended(connection, lambda why: self._on_ended(why, lost))
 
-    def _on_closed(self, why: str, lost: anyio.Event) -> None:
-        if not lost.is_set():
-            if lost is self._lost:
-                self._reason = self._reason or why
-            lost.set()
-            for consumer in list(self._consumers):
-                consumer.lose(self._reason)
-            self._consumers.clear()
+    def _on_ended(self, why: str, lost: anyio.Event) -> None:
+        if lost is self._lost and not lost.is_set():
+            self._lose(why)
+
+    def _lose(self, why: str) -> None:
+        self._reason = self._reason or why
+        self._lost.set()
+        for call in list(self._calls):
+            call.lost(self._reason)
+        for consumer in list(self._consumers):
+            consumer.lose(self._reason)
 
     async def wait_open(self) -> None:
         while not self.is_open:
             await self._opened.wait()
 
     async def wait_lost(self) -> str:
-        if self._publishing is None:
-            return self._reason
-        await self._lost.wait()
+        if self._publishing is not None:
+            await self._lost.wait()
         return self._reason
 
     async def close(self) -> None:
-        self._reason = self._reason or "closed by this client"
+        """What is being published or opened meanwhile raises `BusUnavailable`."""
+        for opening in self._openings:
+            opening.cancel()
         for consumer in list(self._consumers):
             consumer.detach()
-        self._consumers.clear()
-        await self._drop()
+        async with self._gate:
+            await self._drop("closed by this client")
 
-    async def _drop(self) -> None:
-        connections, self._publishing, self._consuming = (self._publishing, self._consuming), None, None
-        self._channel = None
-        self._lost.set()
-        for connection in connections:
-            if connection is not None:
-                await disconnect(connection)
+    async def _drop(self, why: str) -> None:
+        is_lost = self._lost.is_set()
+        connections = [each for each in (self._publishing, self._consuming) if each is not None]
+        self._publishing = self._consuming = self._channel = None
+        self._lose(why)
+        self._consumers.clear()
+        try:
+            if not is_lost:  # else a goodbye to a host that is gone would hold up the next connection
+                async with anyio.create_task_group() as tasks:
+                    for connection in connections:
+                        tasks.start_soon(disconnect, connection)
+        finally:
+            for connection in connections:
+                connection.abort()
 
     # -- publishing
 
     async def publish(
         self, exchange: str, key: str, message: Message, *, mandatory: bool = True, timeout: float = 10.0
     ) -> None:
-        what = f"publish to {exchange}, key {key}"
         if len(message.body) > self._max_body:
-            text = f"{what}: the body has {len(message.body)} bytes, more than {self._max_body}"
+            text = (
+                f"publish to {exchange}, key {key}: the body has {len(message.body)} bytes, more than {self._max_body}"
+            )
             raise MessageTooLarge(f"{text}; publish a reference to the data instead", unsent=message)
         if not exchange:
             # Write permission on the default exchange is write permission on every queue.
-            raise AccessRefused(f"{what}: nothing is published to the default exchange", unsent=message)
+            raise AccessRefused(f"publish with key {key}: nothing is published to the default exchange", unsent=message)
         properties = Basic.Properties(
             message_id=message.message_id or secrets.token_hex(8),
             message_type=message.type or None,
@@ -157,41 +208,60 @@ class AmqpBus:
             correlation_id=message.correlation_id,
             reply_to=message.reply_to,
             priority=message.priority,
-            expiration=None if message.expiration is None else str(int(message.expiration * 1000)),
+            expiration=None if message.expiration is None else str(max(0, int(message.expiration * 1000))),
             delivery_mode=2 if message.persistent else 1,
         )
-        try:
-            with anyio.fail_after(timeout):
-                await self.wait_open()
-                async with translated(what, message):
-                    channel = await self._publish_channel()
-                    try:
-                        await channel.basic_publish(
-                            message.body,
-                            exchange=exchange,
-                            routing_key=key,
-                            properties=properties,
-                            mandatory=mandatory,
-                            wait=False,
-                        )
-                    except amqp.ChannelNotFoundEntity as error:
-                        raise Unroutable(f"{what}: there is no such exchange", unsent=message) from error
-        except TimeoutError:
-            why = "it has a memory or disk alarm" if self.is_blocked else "it may still arrive"
-            where = "the broker did not confirm" if self.is_open else "there was no connection to the broker"
-            raise BusUnavailable(f"{what}: {where} within {timeout:g} s ({why})", unsent=message) from None
+        what = f"publish to {exchange}, key {key}"
+        with Call(what, timeout, message) as call:
+            call.late = self._why_late
+            while True:
+                channel = self._channel
+                if channel is None or not self._takes_messages(channel):
+                    channel = await self._publish_channel(call)
+                call.join(self._calls)
+                call.sent = True
+                try:
+                    await channel.basic_publish(
+                        message.body,
+                        exchange=exchange,
+                        routing_key=key,
+                        properties=properties,
+                        mandatory=mandatory,
+                        wait=len(message.body) >= LARGE_BYTES or self._has_backlog(),
+                    )
+                    break
+                except (amqp.ChannelClosed, amqp.ChannelInvalidStateError) as error:
+                    # Somebody else's fault is no reason to fail: once more, with the same message id.
+                    refusal = verdict(error, what, exchange, key, message)
+                    if refusal is not None:
+                        raise refusal from error
         self.stats.published += 1
 
-    async def _publish_channel(self) -> Channel:
-        channel = self._channel
-        if channel is not None and not channel.is_closed:
-            return channel
+    def _why_late(self) -> str:
+        if not self.is_open:
+            return "there was no connection to the broker"
+        if self.is_blocked:
+            return "the broker has a memory or disk alarm and took no messages"
+        return "the broker did not confirm"
+
+    def _has_backlog(self) -> bool:
+        return self._publishing is not None and self._publishing.unsent_bytes > BACKLOG_BYTES
+
+    def _takes_messages(self, channel: Channel) -> bool:
+        return not self._lost.is_set() and is_usable(channel) and not self.is_blocked
+
+    async def _publish_channel(self, call: Call) -> Channel:
+        """Waits for a connection that takes messages, so that under an alarm nothing is sent in vain."""
+        await self.wait_open()
+        call.join(self._calls)
         async with self._channel_lock:
-            if self._channel is None or self._channel.is_closed:
-                if self._publishing is None:
-                    raise BusUnavailable("not connected")
-                self._channel = await open_channel(self._publishing, confirms=True)
-            return self._channel
+            connection, channel = self._publishing, self._channel
+            if connection is None or self._lost.is_set():
+                raise BusUnavailable(f"{call.what}: the connection was lost", unsent=call.unsent)
+            if channel is None or not is_usable(channel):
+                channel = self._channel = await open_channel(connection, confirms=True)
+        await connection.ready()
+        return channel
 
     # -- consuming
 
@@ -205,39 +275,34 @@ class AmqpBus:
         on_lost: LostHandler | None = None,
         offset: int | Literal["first", "next"] | None = None,
     ) -> Consumer:
-        channel = await self._open_channel(f"consume from {queue}")
-        consumer = AmqpConsumer(queue, channel, self.stats, on_delivery, on_lost, self._consumers.discard)
         arguments: dict[str, Any] = {"x-priority": priority} if priority else {}
         if offset is not None:
             arguments["x-stream-offset"] = offset
-        try:
-            async with translated(f"consume from {queue}"):
+        with Call(f"consume from {queue}") as call:
+            channel = await self._open_channel(call)
+            consumer = AmqpConsumer(queue, channel, self.stats, on_delivery, on_lost, self._consumers.discard)
+            self._consumers.add(consumer)
+            try:
                 await consumer.start(prefetch, arguments)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await consumer.close()
-            raise
-        self._consumers.add(consumer)
-        return consumer
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await consumer.close()
+                raise
+            return consumer
 
-    async def _open_channel(self, what: str) -> Channel:
+    async def _open_channel(self, call: Call) -> Channel:
         """On the connection that consumes: one for each use, because an error closes it."""
         if self._consuming is None or self._lost.is_set():
-            raise BusUnavailable(f"{what}: not connected")
-        async with translated(what):
-            return await open_channel(self._consuming, confirms=False)
+            raise BusUnavailable(f"{call.what}: not connected")
+        call.join(self._calls)
+        return await open_channel(self._consuming, confirms=False)
 
-    async def _with_channel(self, what: str, use: Callable[[Channel], Any], timeout: float = 10.0) -> Any:
-        try:
-            with anyio.fail_after(timeout):
-                channel = await self._open_channel(what)
-                async with translated(what):
-                    answer = await use(channel)
-                async with translated(what):
-                    await channel.close()
-                return answer
-        except TimeoutError:
-            raise BusUnavailable(f"{what}: the broker did not answer within {timeout:g} s") from None
+    async def _with_channel(self, what: str, use: Callable[[Channel], Any], timeout: float = ANSWER_TIMEOUT_S) -> Any:
+        with Call(what, timeout) as call:
+            channel = await self._open_channel(call)
+            answer = await use(channel)
+            await channel.close()
+            return answer
 
     # -- queues
 

@@ -6,16 +6,21 @@ nothing and revives a ghost consumer whose deliveries nobody gets.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
-import anyio
 from aiormq import exceptions as amqp
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import ChannelFrame, DeliveredMessage
 from aiormq.channel import Channel
+from pamqp.commands import Basic
 
-from fogactors.bus.amqp_connection import on_closed, translated
+from fogactors.bus.amqp_acks import Acks
+from fogactors.bus.amqp_connection import is_usable, on_closed
+from fogactors.bus.amqp_errors import Call
 from fogactors.bus.base import BusStats, Death, DeliveryHandler, LostHandler
+from fogactors.errors import BusError, BusUnavailable
 
 __all__ = ["AmqpConsumer", "AmqpDelivery"]
 
@@ -44,42 +49,64 @@ class AmqpConsumer:
         self._forget = forget
         self._tag = ""
         self._taking = True
+        self._acks = Acks()
+        self._loop = asyncio.get_running_loop()
 
     async def start(self, prefetch: int, arguments: dict[str, Any]) -> None:
+        on_lost, self._on_lost = self._on_lost, None
         self.channel.on_consumer_cancel_callbacks.add(lambda _: self.lose("the broker cancelled the consumer"))
         on_closed(self.channel, lambda why: self.lose(f"the channel was closed: {why}"))
         await self.channel.basic_qos(prefetch_count=prefetch)
         answer = await self.channel.basic_consume(self.queue, self._deliver, arguments=arguments)
         self._tag = answer.consumer_tag or ""
+        if not self.usable:  # lost as soon as it stood: the caller is told by an error, not by `on_lost`
+            raise BusUnavailable(f"consume from {self.queue}: lost at once")
+        self._on_lost = on_lost
 
     async def cancel(self) -> None:
         if self._taking:
             self._taking = False
             self._on_lost = None
             if self.usable:
-                async with translated(f"cancel the consumer of {self.queue}"):
-                    await self.channel.basic_cancel(self._tag, timeout=CLOSE_TIMEOUT_S)
+                with Call(f"cancel the consumer of {self.queue}", CLOSE_TIMEOUT_S):
+                    await self.channel.basic_cancel(self._tag)
 
     async def close(self) -> None:
         self.detach()
         self._forget(self)
-        with anyio.move_on_after(CLOSE_TIMEOUT_S):
-            try:
-                await self.channel.close()
-            except (amqp.AMQPError, OSError, RuntimeError):
-                return  # it is gone already
+        with suppress(BusError), Call(f"close the channel of {self.queue}", CLOSE_TIMEOUT_S):
+            await self.channel.close()
 
     def detach(self) -> None:
         """Deliver nothing more, settle nothing more, tell nobody."""
+        self._tell_acks()
         self.usable = self._taking = False
         self._on_lost = None
 
     def lose(self, reason: str) -> None:
         """The broker, or the connection, has taken the subscription away."""
         self.usable = self._taking = False
+        self._forget(self)
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(reason)
+
+    def ack(self, tag: int) -> None:
+        """Told at the end of this turn of the loop, with all others: a frame for each would cost the client a third
+        of its time, and the broker a command in the queue's log."""
+        if not self._acks:
+            self._loop.call_soon(self._tell_acks)
+        self._acks.add(tag)
+
+    async def reject(self, tag: int, *, requeue: bool) -> None:
+        self._acks.settled(tag)
+        await self.channel.basic_reject(tag, requeue=requeue, wait=False)
+
+    def _tell_acks(self) -> None:
+        if self._acks and self.usable and is_usable(self.channel):
+            frames = [Basic.Ack(tag, multiple) for tag, multiple in self._acks.take()]
+            frame = ChannelFrame.marshall(self.channel.number, frames)  # pyright: ignore[reportUnknownMemberType]
+            self.channel.write_queue.put_nowait(frame)  # pyright: ignore[reportUnknownMemberType]
 
     async def _deliver(self, message: DeliveredMessage) -> None:
         if self._taking:
@@ -163,19 +190,24 @@ class AmqpDelivery:
         return offset if isinstance(offset, int) else None
 
     async def ack(self) -> None:
-        channel = self._take()
-        if channel is not None:
-            await self._send(channel.basic_ack(self._tag, wait=False))
+        if self._take():
+            self._consumer.ack(self._tag)
+            self._consumer.stats.settled += 1
 
     async def reject(self) -> None:
-        channel = self._take()
-        if channel is not None:
-            await self._send(channel.basic_reject(self._tag, requeue=False, wait=False))
+        await self._reject(requeue=False)
 
     async def requeue(self) -> None:
-        channel = self._take()
-        if channel is not None:
-            await self._send(channel.basic_reject(self._tag, requeue=True, wait=False))
+        await self._reject(requeue=True)
+
+    async def _reject(self, *, requeue: bool) -> None:
+        if self._take():
+            try:
+                await self._consumer.reject(self._tag, requeue=requeue)
+            except (amqp.AMQPError, OSError, RuntimeError):
+                self._consumer.stats.stale_settles += 1
+                return
+            self._consumer.stats.settled += 1
 
     @property
     def _headers(self) -> dict[str, Any]:
@@ -183,21 +215,13 @@ class AmqpDelivery:
 
     @property
     def _tag(self) -> int:
-        return self._message.delivery_tag or 0
+        return cast("Basic.Deliver", self._message.delivery).delivery_tag or 0
 
-    def _take(self) -> Channel | None:
-        """The channel to settle on, once; `None`, counted, when there is nothing to settle any more."""
+    def _take(self) -> bool:
+        """Whether it can be settled, which is once; counted when there is nothing to settle any more."""
         consumer = self._consumer
-        if self._settled or not consumer.usable or consumer.channel.is_closed:
+        if self._settled or not consumer.usable or not is_usable(consumer.channel):
             consumer.stats.stale_settles += 1
-            return None
+            return False
         self._settled = True
-        return consumer.channel
-
-    async def _send(self, settle: Any) -> None:
-        try:
-            await settle
-        except (amqp.AMQPError, OSError, RuntimeError):
-            self._consumer.stats.stale_settles += 1
-            return
-        self._consumer.stats.settled += 1
+        return True

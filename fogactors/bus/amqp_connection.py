@@ -8,85 +8,167 @@ the layer above it adds nothing that the bus needs and costs a third of the time
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, cast
 
-import anyio
+import aiormq.connection
 from aiormq import exceptions as amqp
 from aiormq.channel import Channel
-from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.connection import FrameReceiver, TCPTransportFactory, TLSTransportFactory, TransportFactory
+from pamqp import commands
+from pamqp.base import Frame
 from yarl import URL
 
-from fogactors.errors import (
-    AccessRefused,
-    BusError,
-    BusUnavailable,
-    QueueFull,
-    QueueMissing,
-    TopologyMismatch,
-    Unroutable,
-)
+from fogactors.bus.amqp_errors import Call, text_of
+from fogactors.bus.amqp_writer import GatheringWriter
+from fogactors.errors import AccessRefused, BusError, BusUnavailable
 
-__all__ = ["Connection", "connect", "disconnect", "is_blocked", "on_closed", "open_channel", "translated"]
+__all__ = ["Connection", "connect", "disconnect", "is_blocked", "is_usable", "on_closed", "on_ended", "open_channel"]
 
-TCP_USER_TIMEOUT_MS = 5000
-"""A host that vanishes without a word is noticed as soon as something unacknowledged is this old."""
+# What the library logs as an error reaches us as an exception, and is told once, by whoever decides. A program that
+# configures logging still gets it.
+logging.getLogger("aiormq").addHandler(logging.NullHandler())
+
+TCP_USER_TIMEOUT_MS: Final = 5000
+"""A host that vanishes without a word is noticed when something sent to it is unacknowledged for this long."""
+KEEPALIVE_IDLE_S: Final = 2
+KEEPALIVE_INTERVAL_S: Final = 1
+"""So that something is sent to it on an idle connection too: heartbeats alone would take 15 s longer."""
+DISCONNECT_S: Final = 1.0
+"""For a goodbye. A link has 3 s to close."""
+FIRST_FRAMES_MAX: Final = 8192
+"""Bytes of a frame before its limit is negotiated (RabbitMQ's `initial_frame_max`)."""
 
 
 class _Transport(TransportFactory):
-    """The library's transport with our socket options."""
+    """The library's transport with our socket options, and a way to end it that does not wait for the peer."""
 
     def __init__(self, inner: TransportFactory) -> None:
         self._inner = inner
+        self.writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await self._inner.create(url, **kwargs)
+        self.writer = writer
         sock = writer.get_extra_info("socket")
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only
-        if sock is not None and option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, TCP_USER_TIMEOUT_MS)
-        return reader, writer
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+        return reader, cast("asyncio.StreamWriter", GatheringWriter(writer))
+
+
+class _Handshake(FrameReceiver):
+    """Reads the broker's refusal. The library compares frames only, and loses the code and the text."""
+
+    def __init__(self, inner: FrameReceiver) -> None:
+        super().__init__(inner.reader)
+        self._inner = inner
+
+    async def get_frame(self) -> Any:
+        received = await self._inner.get_frame()
+        frame = received[2]
+        if isinstance(frame, commands.Connection.Close):
+            if frame.reply_code == 403:
+                raise amqp.ProbableAuthenticationError(frame.reply_text)
+            raise aiormq.connection.exception_by_code(frame)
+        return received
+
+
+class Connection(aiormq.connection.Connection):
+    """The library's, which a peer that says nothing cannot hold up."""
+
+    # Silence of two heartbeats and a bit; with the library's 3 a frozen broker would take half a minute longer. With 1
+    # a loop of ours that was blocked for 30 s would give up a broker that has nothing wrong with it.
+    HEARTBEAT_GRACE_MULTIPLIER = 2
+    # No bound on the frames that wait for the writer: whoever waits for a place there is not told when the connection
+    # goes. What bounds it is the prefetch, and for publishes `unsent_bytes`.
+    FRAME_BUFFER_SIZE = 0
+
+    def __init__(self, url: str) -> None:
+        inner = TLSTransportFactory() if url.startswith("amqps:") else TCPTransportFactory()
+        self._transport = _Transport(inner)
+        super().__init__(url, transport_factory=self._transport)
+
+    @property
+    def reached(self) -> bool:
+        """Whether somebody accepted the connection, broker or not."""
+        return self._transport.writer is not None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the peer and the kernel have not taken yet."""
+        writer = self._transport.writer
+        return 0 if writer is None else writer.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close the socket now. What is left to send is lost."""
+        if self._transport.writer is not None:
+            self._transport.writer.transport.abort()
+
+    @staticmethod
+    async def _rpc(
+        request: Frame, writer: asyncio.StreamWriter, frame_receiver: FrameReceiver, wait_response: bool = True
+    ) -> Any:
+        return await aiormq.connection.Connection._rpc(  # pyright: ignore[reportPrivateUsage]
+            request, writer, _Handshake(frame_receiver), wait_response
+        )
 
 
 async def connect(url: str, name: str, timeout: float) -> Connection:
     """Raises `BusUnavailable`, or `AccessRefused` when it is no use to try again."""
-    inner = TLSTransportFactory() if url.startswith("amqps:") else TCPTransportFactory()
-    connection = Connection(url, transport_factory=_Transport(inner))
+    connection = Connection(url)
     where = f"{connection.url.host}:{connection.url.port}"
     try:
-        with anyio.fail_after(timeout):
-            await connection.connect({"connection_name": name})  # pyright: ignore[reportUnknownMemberType]
-    except TimeoutError:
-        await disconnect(connection)
-        raise BusUnavailable(f"{where} did not answer within {timeout:g} s") from None
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            await disconnect(connection)
-        if _cancelled_by_us():
-            raise
-        raise BusUnavailable(f"{where} closed the connection while it was being opened") from None
-    except (amqp.AMQPError, OSError, RuntimeError) as error:
-        await disconnect(connection)
-        raise _refusal(error, where, connection) from error
+        with Call(where, timeout) as call:
+            try:
+                await connection.connect({"connection_name": name})  # pyright: ignore[reportUnknownMemberType]
+            except (amqp.AMQPError, OSError, RuntimeError) as error:
+                raise _refusal(error, where, connection) from error
+            finally:
+                call.late = (
+                    "accepts connections, but is it a broker? It did not speak AMQP"
+                    if connection.reached
+                    else "did not answer"
+                )
+    except BaseException:
+        connection.abort()
+        raise
     return connection
 
 
 async def open_channel(connection: Connection, *, confirms: bool) -> Channel:
     """With `confirms`, what no queue takes raises; without that flag the library hands it back as if it were a
     success."""
-    return cast("Channel", await connection.channel(publisher_confirms=confirms, on_return_raises=True))
+    # Frames that were read wait for their channel without a bound too: with the library's ten a burst costs a switch of
+    # tasks for every third message.
+    return cast(
+        "Channel",
+        await connection.channel(
+            publisher_confirms=confirms, on_return_raises=True, frame_buffer_size=connection.FRAME_BUFFER_SIZE
+        ),
+    )
+
+
+def is_usable(channel: Channel) -> bool:
+    """Whether one may write on it. The library calls a channel open for some turns after it has agreed to close it,
+    and what is written then makes the broker close the connection."""
+    return not channel.is_closed and channel._close_exception is None  # pyright: ignore[reportPrivateUsage]
 
 
 async def disconnect(connection: Connection) -> None:
     """Bounded, and never fails: what is left to say to a dead broker is not worth an error."""
-    with anyio.move_on_after(2.0):
-        try:
-            await connection.close(None)
-        except (amqp.AMQPError, OSError, RuntimeError):
-            return
+    try:
+        with suppress(BusUnavailable), Call("disconnect", DISCONNECT_S):
+            # An error of its own, or what waits for an answer would be failed with a bare `Exception`.
+            await connection.close(amqp.ConnectionClosed(0, "closed by this client"))
+    finally:
+        connection.abort()
 
 
 def is_blocked(connection: Connection) -> bool:
@@ -96,64 +178,49 @@ def is_blocked(connection: Connection) -> bool:
     return connection.connected.is_set() and not unblocked.is_set()
 
 
-def on_closed(what: Connection | Channel, call: Callable[[str], None]) -> None:
-    """Call once with the reason when a connection or channel is closed, by whom ever."""
+def on_ended(connection: Connection, call: Callable[[str], None]) -> None:
+    """Call once with the reason when nothing more can come from the broker. That is earlier than the library's
+    `closing`, which waits for a goodbye to be sent, and so perhaps for a host that is gone."""
+
+    def ended(reader: asyncio.Task[Any]) -> None:
+        error = asyncio.CancelledError() if reader.cancelled() else reader.exception()
+        call("closed" if error is None else text_of(error))
+
+    connection._reader_task.add_done_callback(ended)  # pyright: ignore
+
+
+def on_closed(channel: Channel, call: Callable[[str], None]) -> None:
+    """Call once with the reason when a channel is closed, by whom ever."""
 
     def closed(future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
-        call(_text(error) if error is not None else "closed")
+        call("closed" if error is None else text_of(error))
 
-    what.closing.add_done_callback(closed)  # pyright: ignore[reportUnknownMemberType]
-
-
-@asynccontextmanager
-async def translated(what: str, unsent: Any = None) -> AsyncGenerator[None]:
-    """Turn whatever comes out of the library into one of our errors. `what`: the operation and its object."""
-    try:
-        yield
-    except BusError:
-        raise
-    except asyncio.CancelledError:
-        if _cancelled_by_us():
-            raise
-        # The library fails pending calls of a connection that closes with a CancelledError, which would end a task
-        # group as if it had been asked to.
-        raise BusUnavailable(f"{what}: the connection was lost", unsent=unsent) from None
-    except amqp.PublishError as error:
-        raise Unroutable(f"{what}: no queue takes it", unsent=unsent) from error
-    except amqp.DeliveryError as error:
-        raise QueueFull(f"{what}: the broker refused it; the queue is full or unavailable", unsent=unsent) from error
-    except amqp.ChannelNotFoundEntity as error:
-        raise QueueMissing(f"{what}: {_text(error)}; run `fogactors topology apply`", unsent=unsent) from error
-    except amqp.ChannelAccessRefused as error:
-        raise AccessRefused(f"{what}: {_text(error)}", unsent=unsent) from error
-    except amqp.ChannelPreconditionFailed as error:
-        raise TopologyMismatch(f"{what}: {_text(error)}", unsent=unsent) from error
-    except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, RuntimeError) as error:
-        raise BusUnavailable(f"{what}: {_text(error)}", unsent=unsent) from error
-
-
-def _cancelled_by_us() -> bool:
-    """Whether somebody cancelled this very task: anyio's scopes do it so, the library does it to futures."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    channel.closing.add_done_callback(closed)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _refusal(error: Exception, where: str, connection: Connection) -> BusError:
-    user, vhost = connection.url.user, connection.vhost
-    text = _text(error)
-    if isinstance(error, amqp.ProbableAuthenticationError):
-        return AccessRefused(f"{where} refuses user {user!r}: wrong name or password ({text})")
-    if isinstance(error, amqp.ConnectionNotAllowed) or ("Connection.Close" in text and "OpenOk" in text):
-        # A missing virtual host and one that the user has no permission in look alike, and come as an unexpected frame.
-        return AccessRefused(f"{where} has no virtual host {vhost!r}, or user {user!r} may not use it")
-    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return AccessRefused(f"{where} does not speak TLS, or its certificate is not trusted: {text}")
-    if isinstance(error, amqp.ProtocolSyntaxError | amqp.IncompatibleProtocolError):
-        return AccessRefused(f"{where} does not speak AMQP 0-9-1 here ({text}); is it the right port?")
-    return BusUnavailable(f"{where}: {text}")
+    text, cause = text_of(error), error.__cause__
+    match error:
+        case amqp.ProbableAuthenticationError():
+            user = connection.url.user
+            return AccessRefused(f"{where} refuses user {user!r}: wrong name or password ({text})")
+        case amqp.ConnectionNotAllowed() if "limit" not in text:
+            return AccessRefused(f"{where} has no virtual host {connection.vhost!r} for this user: {text}")
+        case amqp.AuthenticationError():
+            return AccessRefused(f"{where} offers no login by password: {text}")
+        case amqp.ProtocolSyntaxError() | amqp.IncompatibleProtocolError():
+            return _not_amqp(where, text)
+        case _ if isinstance(cause, asyncio.IncompleteReadError) and (cause.expected or 0) > FIRST_FRAMES_MAX:
+            # What was taken for the length of a frame was somebody else's text (HTTP) or a TLS alert.
+            return _not_amqp(where, text)
+        case _ if isinstance(cause, ssl.SSLCertVerificationError):
+            return AccessRefused(f"{where} shows a certificate that is not trusted: {cause.verify_message}")
+        case _ if isinstance(cause, ssl.SSLError):
+            return AccessRefused(f"{where} does not speak TLS here ({cause.reason}); is it amqp:// or another port?")
+        case _:
+            return BusUnavailable(f"{where}: {text}")
 
 
-def _text(error: BaseException) -> str:
-    words = " ".join(str(arg) for arg in error.args if arg is not None) or str(error)
-    return f"{type(error).__name__}: {' '.join(words.split())[:200]}" if words else type(error).__name__
+def _not_amqp(where: str, text: str) -> AccessRefused:
+    return AccessRefused(f"{where} does not speak plain AMQP 0-9-1 ({text}); is it amqps://, or another port?")

@@ -161,6 +161,12 @@ class Bus(Protocol):
     @property
     def is_open(self) -> bool: ...
     @property
+    def is_blocked(self) -> bool:
+        """Whether the broker has an alarm (memory, disk) and takes no messages at the moment. Publishing waits up to
+        its deadline; consuming and settling go on. A broker tells a client of it on its first publish."""
+        ...
+
+    @property
     def stats(self) -> BusStats: ...
 
     async def open(self, timeout: float = 10.0) -> None:
@@ -184,7 +190,8 @@ class Bus(Protocol):
     ) -> None:
         """Hand a message to the broker; returns when it has it (publisher confirm).
 
-        `timeout`: seconds in all, including the wait for a connection. Raises `BusUnavailable` (it may still arrive),
+        `timeout`: seconds in all, including the wait for a connection. Raises `BusUnavailable` (it may still arrive,
+        and more than once where another's mistake closed the channel under it: the ids are the publisher's),
         `Unroutable` (mandatory, and no queue takes it), `QueueFull` (refused), `MessageTooLarge`. The error's `unsent`
         is the message.
         """

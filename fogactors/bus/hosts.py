@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote
 
 from fogactors.errors import ConfigError
 
 __all__ = ["Hosts", "parse_hosts"]
 
-_PORTS = {"amqp": 5672, "amqps": 5671}
+_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_OPTIONS: Final = ("cafile", "capath", "certfile", "keyfile", "no_verify_ssl")
+"""Of TLS, as the client library names them. What else it takes from a URL (heartbeat, timeout) is ours to decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`amqp://user:password@host1:5672,host2,host3/vhost` taken apart. `str()` leaves the password out."""
+    """`amqp://user:password@host1:5672,host2,host3/vhost` taken apart. `str()` leaves the password out. `options`: of
+    TLS, such as `?cafile=/run/secrets/ca.pem`."""
 
     scheme: str
     user: str
     password: str
     hosts: tuple[tuple[str, int], ...]
     vhost: str
+    options: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
@@ -32,7 +37,8 @@ class Hosts:
         host, port = self.hosts[index]
         name = f"[{host}]" if ":" in host else host
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        extra = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in query.items())
+        pairs = (*self.options, *query.items())
+        extra = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in pairs)
         return f"{self.scheme}://{login}@{name}:{port}/{quote(self.vhost, safe='')}?{extra}"
 
     def order(self, last_good: int | None, rng: random.Random) -> list[int]:
@@ -48,6 +54,11 @@ def parse_hosts(url: str) -> Hosts:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _PORTS:
         raise ConfigError("a broker's URL begins with amqp:// or amqps://")
+    rest, _, query = rest.partition("?")
+    options = tuple(parse_qsl(query, keep_blank_values=True))
+    for key, _ in options:
+        if key not in _OPTIONS:
+            raise ConfigError(f"a broker's URL takes only {', '.join(_OPTIONS)} after the ?, got {key!r}")
     netloc, _, path = rest.partition("/")
     login, at, hosts = netloc.rpartition("@")
     user, _, password = login.partition(":") if at else ("guest", "", "guest")
@@ -56,8 +67,7 @@ def parse_hosts(url: str) -> Hosts:
         bracket = part.rpartition("]")[2] if part.startswith("[") else part
         host = part[1 : part.index("]")] if part.startswith("[") and "]" in part else part.partition(":")[0]
         port = bracket.partition(":")[2]
-        if not host or (port and not port.isdecimal()):
+        if not host or (port and not (port.isdecimal() and 0 < int(port) < 65_536)):
             raise ConfigError(f"a broker's URL names its hosts as host or host:port, got {part!r}")
         found.append((host, int(port) if port else _PORTS[scheme]))
-    vhost = unquote(path.partition("?")[0])
-    return Hosts(scheme, unquote(user), unquote(password), tuple(found), vhost or "/")
+    return Hosts(scheme, unquote(user), unquote(password), tuple(found), unquote(path) or "/", options)

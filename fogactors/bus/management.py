@@ -8,15 +8,15 @@ Limits are policies and not queue arguments, so that they can be tuned without d
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
-from fogactors.errors import AccessRefused, BusUnavailable
+from fogactors.errors import AccessRefused, BusUnavailable, ConfigError
 from fogactors.wire.topology import Queue, Topology
 
 __all__ = ["Difference", "Management", "definitions", "policy_definition", "policy_name"]
@@ -120,19 +120,21 @@ class Management:
     """One client of the management API. `url`: `http://user:password@host:15672`. Methods raise `BusUnavailable`, and
     `AccessRefused` for a wrong password or a missing permission."""
 
-    def __init__(self, client: httpx.AsyncClient, vhost: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, user: str, vhost: str) -> None:
         self._client = client
+        self._user = user
+        self._vhost_name = vhost
         self._vhost = quote(vhost, safe="")
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, vhost: str = "/fog") -> AsyncGenerator[Management]:
-        parts = urlsplit(url)
-        base = f"{parts.scheme}://{parts.hostname}:{parts.port or 15672}"
-        login = httpx.BasicAuth(parts.username or "guest", parts.password or "guest")
+        """Raises `ConfigError` for what is no URL of it."""
+        base, user, password = _parsed(url)
         # trust_env off: a proxy for the world outside is not the way to our own broker.
+        login = httpx.BasicAuth(user, password)
         async with httpx.AsyncClient(base_url=base, auth=login, timeout=TIMEOUT_S, trust_env=False) as client:
-            yield cls(client, vhost)
+            yield cls(client, user, vhost)
 
     async def apply_policies(self, topology: Topology) -> None:
         """Set the policy of each queue. Do it before the queue is declared, so that it never lives without its
@@ -151,16 +153,12 @@ class Management:
             if there is None or there["type"] != exchange.type:
                 found.append(Difference(f"exchange {exchange.name}", exchange.type, there["type"] if there else "none"))
         queues = {each["name"]: each for each in await self._list("queues")}
-        policies = {each["name"]: each["definition"] for each in await self._list("policies")}
+        policies = await self._list("policies")
         for queue in topology.queues:
             there = queues.get(queue.name)
             if there is None or there["type"] != queue.type:
                 found.append(Difference(f"queue {queue.name}", queue.type, there["type"] if there else "none"))
-            wanted, is_there = policy_definition(queue), policies.get(policy_name(queue.name), {})
-            for key in sorted(wanted.keys() | is_there.keys()):
-                if wanted.get(key) != is_there.get(key):
-                    what = f"policy {policy_name(queue.name)} {key}"
-                    found.append(Difference(what, _shown(wanted.get(key)), _shown(is_there.get(key))))
+            found.extend(_policy_differences(queue, policies))
         bound = {(each["source"], each["routing_key"], each["destination"]) for each in await self._list("bindings")}
         for binding in topology.bindings:
             if (binding.exchange, binding.key, binding.queue) not in bound:
@@ -185,14 +183,59 @@ class Management:
         try:
             answer = await self._client.request(method, path, json=json)
         except httpx.HTTPError as error:
-            raise BusUnavailable(f"{where} cannot be reached: {type(error).__name__}: {error}") from error
-        if answer.status_code in (401, 403):
-            raise AccessRefused(f"{where} refuses {method} {path}: {answer.text.strip()[:200]}")
-        if answer.status_code >= 400:
-            raise BusUnavailable(
-                f"{where} answered {answer.status_code} to {method} {path}: {answer.text.strip()[:200]}"
-            )
+            why = f"{type(error).__name__} {error}".strip()
+            raise BusUnavailable(f"{where} cannot be reached: {why}; is [bus] management_url right?") from error
+        text = answer.text.strip()[:200]
+        if answer.status_code == 404 and method == "GET":
+            raise AccessRefused(f"{where} knows no virtual host {self._vhost_name!r}; create it, or correct [bus] url")
+        if 400 <= answer.status_code < 500:
+            needs = "a right password and the tag management" if method == "GET" else "the tag policymaker"
+            raise AccessRefused(f"{where} refuses user {self._user!r} {method} {path}, which needs {needs}: {text}")
+        if answer.status_code >= 500:
+            raise BusUnavailable(f"{where} answered {answer.status_code} to {method} {path}: {text}")
         return answer.json() if answer.content else None
+
+
+def _parsed(url: str) -> tuple[str, str, str]:
+    """Base URL, user and password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 15672
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("[bus] management_url must be a URL such as http://user:password@host:15672")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}", unquote(parts.username or "guest"), unquote(parts.password or "guest")
+
+
+def _policy_differences(queue: Queue, policies: list[dict[str, Any]]) -> Iterator[Difference]:
+    name, wanted = policy_name(queue.name), policy_definition(queue)
+    ours = next((each for each in policies if each["name"] == name), None)
+    if ours is None:
+        if wanted:
+            yield Difference(f"policy {name}", ", ".join(f"{key} {value}" for key, value in wanted.items()), "none")
+        return
+    there: dict[str, Any] = ours["definition"]
+    for key in sorted(wanted.keys() | there.keys()):
+        if wanted.get(key) != there.get(key):
+            yield Difference(f"policy {name} {key}", _shown(wanted.get(key)), _shown(there.get(key)))
+    # Only one policy applies to a queue: one of somebody else's with a higher priority takes all of our limits away.
+    in_force = max(
+        (each for each in policies if _applies(each, queue)),
+        key=lambda each: (each["priority"], each is not ours),  # of equals the broker takes any
+        default=None,
+    )
+    if in_force is not ours:
+        yield Difference(f"policy in force for queue {queue.name}", name, in_force["name"] if in_force else "none")
+
+
+def _applies(policy: dict[str, Any], queue: Queue) -> bool:
+    kind = "streams" if queue.type == "stream" else "quorum_queues"
+    try:
+        return policy["apply-to"] in ("all", "queues", kind) and re.search(policy["pattern"], queue.name) is not None
+    except re.error:  # the broker's expressions know a little more than ours
+        return False
 
 
 def _shown(value: Any) -> str:

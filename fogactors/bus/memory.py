@@ -52,6 +52,11 @@ class MemoryBus:
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.reason is None
 
+    @property
+    def is_blocked(self) -> bool:
+        """Never: the embedded broker has no alarms."""
+        return False
+
     async def open(self, timeout: float = 10.0) -> None:
         """Connect, at once or not at all; `timeout` is part of the protocol. Does nothing when open."""
         await anyio.lowlevel.checkpoint()

@@ -3,10 +3,12 @@
 async with TcpProxy.to("127.0.0.1", 5672) as proxy:
     bus = AmqpBus(f"amqp://guest:guest@127.0.0.1:{proxy.port}/")
     ...
-    proxy.cut()      # every connection is reset
-    proxy.stall()    # nothing goes through, and nothing is closed; `proxy.resume()` lets it go on
+    proxy.cut()  # every connection is reset
+    proxy.stall()  # nothing goes through, and nothing is closed; `proxy.resume()` lets it go on
     proxy.half_open()  # what the client sends arrives, what the server says is lost
     proxy.delay_s = 0.2
+
+What it cannot play is a host that vanishes: the kernel goes on acknowledging on the proxy's behalf.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ LINGER_RESET: Final = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 
 
 class TcpProxy:
-    """One listening port on the loopback. `delay_s` holds back each chunk; `refusing` closes new connections at once;
+    """One listening port on the loopback. `delay_s` holds back each chunk; `refusing` resets new connections at once;
     `accepted` counts connections since the start."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -36,9 +38,8 @@ class TcpProxy:
         self.refusing = False
         self.accepted = 0
         self._target = (host, port)
-        self._flows = anyio.Event()
-        self._flows.set()
-        self._deaf = False
+        self._flows = _set_event()
+        self._hears = _set_event()
         self._scopes: set[anyio.CancelScope] = set()
 
     @classmethod
@@ -54,6 +55,11 @@ class TcpProxy:
             finally:
                 tasks.cancel_scope.cancel()
 
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._scopes)
+
     def cut(self) -> int:
         """Reset every connection; returns how many. New ones are accepted."""
         scopes, self._scopes = self._scopes, set()
@@ -62,17 +68,18 @@ class TcpProxy:
         return len(scopes)
 
     def stall(self) -> None:
-        """Let nothing through in either direction, and close nothing."""
+        """Let nothing through in either direction, and close nothing, not even what the server closes."""
         if self._flows.is_set():
             self._flows = anyio.Event()
 
     def half_open(self) -> None:
-        """Throw away what the server says; what the client says still arrives."""
-        self._deaf = True
+        """Throw away what the server says, its goodbye included; what the client says still arrives."""
+        if self._hears.is_set():
+            self._hears = anyio.Event()
 
     def resume(self) -> None:
-        """End `stall` and `half_open`, also for connections that were made before."""
-        self._deaf = False
+        """End `stall` and `half_open`, also for connections that were made before. What was thrown away stays lost."""
+        self._hears.set()
         self._flows.set()
 
     async def _serve(self, client: SocketStream) -> None:
@@ -106,10 +113,20 @@ class TcpProxy:
                 if self.delay_s:
                     await anyio.sleep(self.delay_s)
                 await self._flows.wait()
-                if not (from_server and self._deaf):
+                if self._hears.is_set() or not from_server:
                     await target.send(chunk)
+        # An end is news as well: a client must not learn through a dead line that its server has died.
+        await self._flows.wait()
+        if from_server:
+            await self._hears.wait()
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
             await target.send_eof()
+
+
+def _set_event() -> anyio.Event:
+    event = anyio.Event()
+    event.set()
+    return event
 
 
 def _reset_on_close(stream: SocketStream) -> None:

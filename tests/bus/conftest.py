@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 
 from fogactors.bus import MAX_BODY, Bus, MemoryBroker, MemoryBus
@@ -16,7 +17,7 @@ from fogactors.bus.amqp import AmqpBus
 from fogactors.bus.management import Management
 from fogactors.testing.proxy import TcpProxy
 from fogactors.wire import Topology
-from tests.services.errors import ServiceUnavailable, skip_or_fail
+from tests.services import RabbitMQ, ServiceUnavailable, skip_or_fail
 
 from .support import Names
 
@@ -125,3 +126,24 @@ def open_world(request: pytest.FixtureRequest) -> OpenWorld:
 @pytest.fixture
 def n() -> Names:
     return Names()
+
+
+def _running(version: str) -> Iterator[RabbitMQ]:
+    broker = RabbitMQ(version)
+    try:
+        anyio.run(broker.start)
+    except ServiceUnavailable as error:
+        skip_or_fail(error)
+    yield broker
+    anyio.run(broker.stop, 0)
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitMQ]:
+    """A broker that the tests may kill, choke and reconfigure. Each leaves it running."""
+    yield from _running("4.3")
+
+
+@pytest.fixture(scope="session")
+def rabbit40() -> Iterator[RabbitMQ]:
+    yield from _running("4.0")
