@@ -40,7 +40,8 @@ class Lease:
 
 
 class Notices(Protocol):
-    """A subscription. `async for payload in notices`; ends only when it is closed."""
+    """A subscription. `async for payload in notices`; ends only when it is closed. A break is mended unseen, and what
+    was sent meanwhile is lost, or it raises `CoordUnavailable` within seconds: then listen again."""
 
     def __aiter__(self) -> Notices: ...
     async def __anext__(self) -> str: ...

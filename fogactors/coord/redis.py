@@ -17,11 +17,12 @@ import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, RedisError  # noqa: A004
 from redis.retry import Retry
 
 from fogactors.coord import scripts
 from fogactors.coord.base import RESULT_TTL_S, BeatWriter, Lease, Notices, Recorded, done_channel
+from fogactors.coord.group_commit import GroupCommit
 from fogactors.errors import CoordRefused, CoordUnavailable, LeaseLost, WireError
 from fogactors.messages import Beat, TaskResult
 from fogactors.wire.codec import decode, encode
@@ -30,10 +31,18 @@ __all__ = ["RedisCoord"]
 
 CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.0
-RETRIES: Final = 2
-"""Of redis-py's own; its default of 10 would make a store that is away look slow instead."""
+CALL_TIMEOUT_S: Final = 3.0
+"""For one method in all: its turn, the connection, the login, the answer, a retry."""
+RETRIES: Final = 1
+"""Of redis-py's own, because a pooled connection may be dead without knowing. Only after a broken connection: to ask
+a store again that does not answer would make one that is away look slow instead (redis-py's default is 10)."""
+CONNECTIONS: Final = 16
+"""At once, beside those that listen. Redis does one thing at a time, so more of them wait there instead of here; and at
+100 redis-py raises."""
 POLL_S: Final = 1.0
 """How long a listener waits in one go, so that a closed one is noticed."""
+SILENCE_S: Final = 3.0
+"""A listener that hears nothing for so long, not even answers to its pings, has lost the store."""
 
 BEATS: Final = "fog:beats"
 
@@ -47,9 +56,18 @@ def _translated(what: str) -> Generator[None]:
     except (AuthenticationError, NoPermissionError) as error:
         raise CoordRefused(f"{what}: Redis refuses: {error}") from error
     except (RedisError, OSError) as error:
-        if "NOPERM" in str(error):  # inside a script it is a plain ResponseError
+        if "NOPERM" in str(error) or "ACL failure" in str(error):  # inside a script it is a plain ResponseError
             raise CoordRefused(f"{what}: Redis refuses: {error}") from error
         raise CoordUnavailable(f"{what}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _in_time(what: str) -> Generator[None]:
+    try:
+        with anyio.fail_after(CALL_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise CoordUnavailable(f"{what}: Redis did not answer within {CALL_TIMEOUT_S:g} s") from None
 
 
 class RedisCoord:
@@ -60,8 +78,10 @@ class RedisCoord:
         self._url = url
         self._name = name
         self._client = self._connect()
+        self._slots = anyio.Semaphore(CONNECTIONS)
         self._closed = False
         self._subscriptions: set[_Notices] = set()
+        self._recording: GroupCommit[tuple[str, list[Any]], int] = GroupCommit(self._record_all)
 
     def _connect(self) -> redis.asyncio.Redis:
         return redis.asyncio.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -69,14 +89,15 @@ class RedisCoord:
             client_name=self._name,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,
-            retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+            retry=AsyncRetry(ExponentialBackoff(cap=0.1, base=0.05), RETRIES, supported_errors=(ConnectionError,)),
         )
 
     async def open(self, timeout: float = 10.0) -> None:
         self._closed = False
         try:
-            with anyio.fail_after(timeout), self._reach("connect to Redis"):
-                await cast("Awaitable[Any]", self._client.ping())  # pyright: ignore[reportUnknownMemberType]
+            with anyio.fail_after(timeout):
+                async with self._reach("connect to Redis"):
+                    await cast("Awaitable[Any]", self._client.ping())  # pyright: ignore[reportUnknownMemberType]
         except TimeoutError:
             raise CoordUnavailable(f"Redis did not answer within {timeout:g} s") from None
 
@@ -90,23 +111,29 @@ class RedisCoord:
     # -- results
 
     async def record(self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S) -> Recorded:
-        recorded = await self._script(
-            "record a result",
-            scripts.RECORD,
-            [_result_key(result.task_id)],
+        write = (
+            _result_key(result.task_id),
             [encode(result), result.generation, _ms(ttl_s), done_channel(result.task_id), result.task_id],
         )
+        with self._bounded("record a result"):
+            recorded = await self._recording(write)
         return "recorded" if recorded else "duplicate"
 
+    async def _record_all(self, writes: list[tuple[str, list[Any]]]) -> list[int | Exception]:
+        keys = [key for key, _ in writes]
+        args = [arg for _, args in writes for arg in args]
+        async with self._slots:
+            return await cast("Awaitable[list[int | Exception]]", self._run(scripts.RECORD)(keys=keys, args=args))
+
     async def result(self, task_id: str) -> TaskResult | None:
-        with self._reach("read a result"):
+        async with self._reach("read a result"):
             body = cast("bytes | None", await self._client.get(_result_key(task_id)))
         return None if body is None else decode(body, TaskResult)
 
     # -- notices
 
     async def notify(self, channel: str, payload: str) -> None:
-        with self._reach("notify"):
+        async with self._reach("notify"):
             await cast("Awaitable[Any]", self._client.publish(channel, payload))  # pyright: ignore[reportUnknownMemberType]
 
     @asynccontextmanager
@@ -115,7 +142,7 @@ class RedisCoord:
         notices = _Notices(pubsub)
         self._subscriptions.add(notices)
         try:
-            with self._reach("listen"):
+            async with self._reach("listen"):
                 await pubsub.subscribe(channel)  # pyright: ignore[reportUnknownMemberType]
                 await _answer(pubsub, "subscribe")
             yield notices
@@ -147,19 +174,19 @@ class RedisCoord:
         )
 
     async def holder(self, name: str) -> str | None:
-        with self._reach("read a lease"):
+        async with self._reach("read a lease"):
             owner = cast("bytes | None", await self._client.get(name))
         return None if owner is None else owner.decode()
 
     # -- membership and heartbeats
 
     async def join(self, group: str, member: str) -> None:
-        with self._reach("join a group"):
+        async with self._reach("join a group"):
             await cast("Awaitable[Any]", self._client.sadd(group, member))
 
     async def leave(self, group: str, member: str, *, lease: Lease | None = None) -> None:
         if lease is None:
-            with self._reach("leave a group"):
+            async with self._reach("leave a group"):
                 await cast("Awaitable[Any]", self._client.srem(group, member))
             return
         keys = [group, lease.name, _fence(lease.name)]
@@ -167,20 +194,19 @@ class RedisCoord:
             raise _lost(lease)
 
     async def members(self, group: str) -> frozenset[str]:
-        with self._reach("read a group"):
+        async with self._reach("read a group"):
             found = await cast("Awaitable[set[bytes]]", self._client.smembers(group))
         return frozenset(member.decode() for member in found)
 
     async def beat(self, beat: Beat, ttl_s: float) -> None:
         key = _beat_key(beat)
-        with self._reach("write a beat"):
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.set(key, encode(beat), px=_ms(ttl_s))
-                pipe.sadd(BEATS, key)
-                await pipe.execute()
+        async with self._reach("write a beat"), self._client.pipeline(transaction=True) as pipe:
+            pipe.set(key, encode(beat), px=_ms(ttl_s))
+            pipe.sadd(BEATS, key)
+            await pipe.execute()
 
     async def beats(self) -> list[Beat]:
-        with self._reach("read the beats"):
+        async with self._reach("read the beats"):
             keys = sorted(await cast("Awaitable[set[bytes]]", self._client.smembers(BEATS)))
             bodies = cast("list[bytes | None]", await self._client.mget(keys)) if keys else []
             gone = [key for key, body in zip(keys, bodies, strict=True) if body is None]
@@ -198,15 +224,21 @@ class RedisCoord:
     def beat_writer(self) -> BeatWriter:
         return _BeatWriter(self._url, self._name)
 
+    @asynccontextmanager
+    async def _reach(self, what: str) -> AsyncGenerator[None]:
+        with self._bounded(what):
+            async with self._slots:
+                yield
+
     @contextmanager
-    def _reach(self, what: str) -> Generator[None]:
+    def _bounded(self, what: str) -> Generator[None]:
         if self._closed:  # redis-py would connect again
             raise CoordUnavailable(f"{what}: this client is closed")
-        with _translated(what):
+        with _in_time(what), _translated(what):
             yield
 
     async def _script(self, what: str, script: str, keys: list[str], args: list[Any]) -> Any:
-        with self._reach(what):
+        async with self._reach(what):
             return await cast("Awaitable[Any]", self._run(script)(keys=keys, args=args))
 
     def _run(self, script: str) -> Callable[..., Any]:
@@ -214,22 +246,35 @@ class RedisCoord:
 
 
 class _Notices:
-    """One subscription. redis-py subscribes again by itself after a break; what was sent meanwhile is gone."""
+    """One subscription. After a break that it can mend redis-py subscribes again by itself; what was sent meanwhile
+    is gone. A connection that died without a word it would not notice, so we ask."""
 
     def __init__(self, pubsub: PubSub) -> None:
         self.closed = False
         self._pubsub = pubsub
+        self._heard_at = anyio.current_time()
 
     def __aiter__(self) -> _Notices:
         return self
 
     async def __anext__(self) -> str:
+        self._heard_at = anyio.current_time()  # whoever did not ask for notices did not hear silence
         while not self.closed:
-            with _translated("listen"):
+            with _in_time("listen"), _translated("listen"):
                 message = await _next(self._pubsub)
-            if message is not None and message["type"] == "message":
-                return cast("bytes", message["data"]).decode()
+                if message is None:
+                    await self._ask()
+            if message is not None:
+                self._heard_at = anyio.current_time()
+                if message["type"] == "message":
+                    return cast("bytes", message["data"]).decode()
         raise StopAsyncIteration
+
+    async def _ask(self) -> None:
+        silent_s = anyio.current_time() - self._heard_at
+        if silent_s > SILENCE_S:
+            raise CoordUnavailable(f"listen: nothing came from Redis for {silent_s:.1f} s")
+        await self._pubsub.ping()  # pyright: ignore[reportUnknownMemberType]
 
 
 class _BeatWriter:
@@ -242,7 +287,7 @@ class _BeatWriter:
             client_name=f"{name}-beat",
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+            retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), RETRIES, supported_errors=(ConnectionError,)),
         )
 
     def write(self, beat: Beat, ttl_s: float) -> None:

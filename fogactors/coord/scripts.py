@@ -8,16 +8,25 @@ from typing import Final
 __all__ = ["ACQUIRE", "LEAVE", "RECORD", "RELEASE", "RENEW"]
 
 RECORD: Final = """
--- KEYS: result. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was one.
-local known = redis.call('GET', KEYS[1])
-if known then
-  if known == ARGV[1] then return 1 end
-  local readable, old = pcall(cjson.decode, known)
-  if readable and (old['generation'] or 0) >= tonumber(ARGV[2]) then return 0 end
+-- For each result KEYS: result. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was one, or
+-- an error, which is that result's own.
+local function record(key, body, generation, ttl, channel, id)
+  local known = redis.call('GET', key)
+  if known then
+    if known == body then return 1 end
+    local readable, old = pcall(cjson.decode, known)
+    if readable and (old['generation'] or 0) >= tonumber(generation) then return 0 end
+  end
+  redis.call('SET', key, body, 'PX', ttl)
+  redis.call('PUBLISH', channel, id)
+  return 1
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[5])
-return 1
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local ok, answer = pcall(record, key, unpack(ARGV, 5 * i - 4, 5 * i))
+  answers[i] = (ok or type(answer) == 'table') and answer or {err = answer}
+end
+return answers
 """
 
 ACQUIRE: Final = """
