@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from fogactors.bus.base import Delivery
-from fogactors.errors import NoTierFits, UnknownTask, WireError
+from fogactors.errors import MessageTooLarge, NoTierFits, TaskExpired, UnknownTask, WireError
 from fogactors.messages import DeadLetter, Task
+from fogactors.tasks.attempt import GaveUp
 from fogactors.tasks.deadletter import from_delivery, of_task
 from fogactors.tasks.events import TaskRefused
 from fogactors.tasks.failures import brief, error_info
 from fogactors.tasks.intake import Subscription
 from fogactors.tasks.registry import Registry
+from fogactors.tasks.retry import close_enough
 from fogactors.tasks.settle import Held
 from fogactors.tasks.tiers import Tiers
 from fogactors.wire.codec import decode
 
-__all__ = ["Admission", "Refused", "early_by", "may_have_run"]
+__all__ = ["Admission", "Refused", "early_by", "may_have_run", "too_late", "waited_s"]
+
+GROWTH_BYTES: Final = 1024
+"""What republishes may have added to a body that was within the limit: counts, a time and an origin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,12 @@ class Refused:
 
 
 class Admission:
-    """Reads deliveries for one executor."""
+    """Reads deliveries for one executor. `max_body`: bytes; ours never publish more, but others may."""
 
-    def __init__(self, registry: Registry, tiers: Tiers) -> None:
+    def __init__(self, registry: Registry, tiers: Tiers, max_body: int) -> None:
         self._registry = registry
         self._tiers = tiers
+        self._max_body = max_body
 
     def read(self, subscription: Subscription, delivery: Delivery, *, at: datetime, since: float) -> Held | Refused:
         """`at`: wall clock, for a dead letter; `since`: the loop's clock, from which the task has waited here."""
@@ -59,10 +66,15 @@ class Admission:
             return Refused(subscription, delivery, from_delivery(delivery, at))
         lane = subscription.lane
         try:
+            size = len(delivery.body)
+            if size > self._max_body + GROWTH_BYTES:
+                # It could be run, but neither tried again nor kept as a dead letter.
+                text = f"the body has {size} bytes, more than {self._max_body}; submit a reference to the data instead"
+                raise MessageTooLarge(text)
             definition = self._registry.get(task.name)
             # The queue's tier, not the task's word for it: only so does nothing get into a lane that never fits.
             amount = self._tiers.amount(lane.tier, task.cpu, task.memory_mb)
-        except (UnknownTask, NoTierFits) as error:
+        except (UnknownTask, NoTierFits, MessageTooLarge) as error:
             reason = "unknown_task" if isinstance(error, UnknownTask) else "rejected"
             info, ran = error_info(error), task.attempt - 1
             letter = of_task(task, delivery, reason, info, attempts=ran, at=at)
@@ -76,11 +88,25 @@ def may_have_run(held: Held) -> bool:
 
 
 def early_by(held: Held, now: datetime) -> float:
-    """Seconds that a task still has to wait; 0 when it is close enough: by 1 s, or by a tenth of the step it has just
-    waited. (A tenth of its whole delay would run a task for tomorrow two hours early.)"""
+    """Seconds that a task still has to wait; 0 when it is close enough."""
     if held.task.not_before is None:
         return 0.0
     rest_s = (held.task.not_before - now).total_seconds()
     death = held.delivery.death
     step = death.queue.removeprefix("retry.") if death is not None else ""
-    return rest_s if rest_s > max(1.0, 0.1 * int(step) if step.isdecimal() else 0.0) else 0.0
+    return 0.0 if close_enough(rest_s, int(step) if step.isdecimal() else 0) else rest_s
+
+
+def too_late(task: Task, now: datetime) -> GaveUp | None:
+    """The end of a task whose deadline has passed before its first start."""
+    if task.deadline is None or now <= task.deadline or task.attempt > 1:
+        return None
+    return GaveUp(
+        "expired", error_info(TaskExpired(f"its deadline was {task.deadline.isoformat()}, and it had not started"))
+    )
+
+
+def waited_s(task: Task, now: datetime) -> float:
+    """Seconds from its creation, or from the moment before which it must not start."""
+    ready = task.created if task.not_before is None else max(task.created, task.not_before)
+    return max(0.0, (now - ready).total_seconds())

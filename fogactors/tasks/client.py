@@ -16,11 +16,12 @@ from msgspec import Raw
 from fogactors.bus.base import Bus, Message
 from fogactors.coord.base import Coord, done_channel
 from fogactors.errors import (
-    CoordUnavailable,
+    CoordError,
     ResultTimeout,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
+    WireError,
     WorkerLost,
 )
 from fogactors.messages import Task, TaskResult
@@ -131,7 +132,8 @@ class Submitter:
 
     async def submit_raw(self, name: str, args: Raw, **fields: Any) -> Handle[Any]:
         """The same for a task that is not imported here: its name and its arguments as JSON. `fields` are those of
-        `Task`. Raises what `submit` raises, but nothing about arguments that only the task's module knows."""
+        `Task`; what the task's definition says of tier, priority and retries is not known here, so say it. Raises what
+        `submit` raises, but nothing about arguments that only the task's module knows."""
         tier = fields.pop("tier", None) or self._tiers.smallest_for(fields.get("cpu"), fields.get("memory_mb")).name
         self._tiers.amount(tier, fields.get("cpu"), fields.get("memory_mb"))
         id_ = f"{self.id}-{next(self._number):x}"
@@ -162,8 +164,10 @@ class Submitter:
                     try:
                         result = await self._coord.result(task_id)
                         away = ""
-                    except CoordUnavailable as error:
+                    except CoordError as error:
                         result, away = None, f"; the coordination store is away: {error}"
+                    except WireError as error:
+                        result, away = None, f"; its record cannot be read: {error}"
                     if result is not None:
                         return result
                     with anyio.move_on_after(POLL_S):
@@ -202,8 +206,8 @@ class Submitter:
                     async for task_id in notices:
                         for event in self._waiting.get(task_id, ()):
                             event.set()
-            except CoordUnavailable:
-                pass  # the handles poll meanwhile
+            except CoordError:
+                pass  # away, or not allowed to listen: the handles poll
             await anyio.sleep(POLL_S)
 
 

@@ -8,7 +8,9 @@ from datetime import datetime
 from fogactors.messages import Priority, Reason, TaskState
 
 __all__ = [
+    "ConsumerStalled",
     "DuplicateResult",
+    "QueueUnavailable",
     "ResultUnrecorded",
     "TaskDeadLettered",
     "TaskEnded",
@@ -87,6 +89,29 @@ class TaskRefused(TaskEvent):
     """It cannot be run here at all: unknown, wrong arguments, too large."""
 
     reason: Reason
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStalled:
+    """The broker delivers nothing to a consumer that has room, while `ready` messages wait; another takes its place.
+    `silent_s`: since its last delivery, or since its queue was last seen to be empty."""
+
+    at: datetime
+    worker: str
+    queue: str
+    ready: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueUnavailable:
+    """An executor could not subscribe to one of its queues; told once, and tried again until it can."""
+
+    at: datetime
+    worker: str
+    lane_tier: str
+    priority: Priority
     error: str
 
 

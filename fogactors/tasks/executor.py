@@ -14,24 +14,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from fogactors.bus.base import Bus, Delivery
 from fogactors.coord.base import Coord
 from fogactors.core import Actor, Exit, StopRequested
-from fogactors.errors import ActorError, BusError, TaskExpired
-from fogactors.tasks.admission import Admission, Refused, early_by, may_have_run
-from fogactors.tasks.attempt import Attempt, Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
-from fogactors.tasks.events import TaskStarted, ThreadAbandoned
+from fogactors.errors import ActorError, BusError
+from fogactors.tasks.admission import Admission, Refused, early_by, may_have_run, too_late, waited_s
+from fogactors.tasks.attempt import Attempt, NotRun, Outcome, Succeeded
+from fogactors.tasks.events import QueueUnavailable, TaskStarted, ThreadAbandoned
 from fogactors.tasks.executor_config import ExecutorConfig
-from fogactors.tasks.failures import error_info
 from fogactors.tasks.hand import Hand, Load
 from fogactors.tasks.intake import Intake, Subscription
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.jobs import Jobs
-from fogactors.tasks.policy import should_help
+from fogactors.tasks.policy import Lane, should_help
 from fogactors.tasks.registry import Registry
+from fogactors.tasks.requests import GetLoad, Pause, Resume, Switch, Where
 from fogactors.tasks.settle import Held, Settler, facts
 from fogactors.tasks.tiers import Tiers
+from fogactors.tasks.watchdog import Watchdog
 
 __all__ = ["KILL_S", "ExecutorConfig", "GetLoad", "Load", "Pause", "Resume", "Switch", "Where", "TierExecutor"]
 
@@ -53,35 +55,6 @@ class _Failed:
     """Message to self: work of ours raised what it must not."""
 
     error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class GetLoad:
-    """Ask an executor for its `Load`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Take nothing more, hand back what waits, let finish what runs. Until `Resume`, also across restarts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """The end of a pause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Ask whether a task is in this executor's hands: `running`, `waiting` or `None`."""
-
-    task_id: str
-
-
-@dataclass(slots=True)
-class Switch:
-    """Whether an executor is paused. It outlives the executor's incarnations, as the operator's word does."""
-
-    paused: bool = False
 
 
 KILL_S = 3.0
@@ -111,14 +84,17 @@ class TierExecutor(Actor[Any]):
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
-        self._admission = Admission(registry, tiers)
+        self._admission = Admission(registry, tiers, config.max_body_bytes)
         self._make_pool = make_pool
         self._hand = Hand(tiers, config.tier, config.guarantee_every)
         self._free_since: float | None = None
         self._draining = False
+        self._will_look = False
+        self._tasks: TaskGroup
         self._jobs: Jobs
         self._pool: ProcessPool
         self._intake: Intake
+        self._watchdog: Watchdog
         self._settler: Settler
         self._attempt: Attempt
 
@@ -150,15 +126,26 @@ class TierExecutor(Actor[Any]):
             deliver=lambda subscription, delivery: self._tell(_Delivered(subscription, delivery)),
             lost=lambda subscription, reason: self._tell(_Lost(subscription, reason)),
         )
+        self._watchdog = Watchdog(
+            self._bus,
+            self._intake,
+            config.watchdog_s,
+            clock=self.ctx.now,
+            replace=lambda stalled: self._jobs.start(self._intake.replace, stalled),
+            emit=self.ctx.emit,
+            worker=config.worker,
+        )
 
     async def run(self) -> None:
         end: Exception | None = None
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             self._jobs = Jobs(tasks, lambda error: self.ctx.mailbox.put_system(_Failed(error)))
             try:
                 # Not in on_start: an executor is up before its first delivery, so that no delivery finds it down.
                 if not self._switch.paused:
-                    await self._intake.open_own()
+                    self._open_own()
+                tasks.start_soon(self._watchdog.run)
                 if self._intake.can_help:
                     self.ctx.send_every(max(self._config.help_after_s, 0.05), _TICK)
                 await super().run()
@@ -177,6 +164,8 @@ class TierExecutor(Actor[Any]):
 
     async def handle(self, message: Any) -> Load | str | None:
         match message:
+            case _Delivered(subscription, delivery):
+                self._take(subscription, delivery)
             case GetLoad():
                 return self._hand.load(helping=self._intake.helping)
             case Where(task_id):
@@ -185,8 +174,6 @@ class TierExecutor(Actor[Any]):
                 await self._pause()
             case Resume():
                 await self._resume()
-            case _Delivered(subscription, delivery):
-                self._take(subscription, delivery)
             case _Lost(subscription, _):
                 await self._reopen(subscription)
             case _Failed(error):
@@ -194,11 +181,36 @@ class TierExecutor(Actor[Any]):
             case _ if message is _TICK:
                 await self._help_or_not()
             case _:
-                pass  # _LOOK: what follows every message
+                self._will_look = False  # _LOOK: what follows every message
         inbox = self.ctx.mailbox.items
         if not (inbox and isinstance(inbox[0], _Delivered)):  # first all that has come: the next may be more urgent
             self._start_what_fits()
         return None
+
+    def _open_own(self) -> None:
+        # Each by itself, and beside the loop: when a broker comes up its queues are ready one after the other, a tenth
+        # of a second or more apart.
+        for lane in self._intake.own:
+            self._tasks.start_soon(self._open, lane)
+
+    async def _open(self, lane: Lane) -> None:
+        def tell(error: BusError) -> None:
+            self.ctx.emit(
+                QueueUnavailable(
+                    at=self._now(),
+                    worker=self._config.worker,
+                    lane_tier=lane.tier,
+                    priority=lane.priority,
+                    error=str(error),
+                )
+            )
+
+        await self._intake.stand(lane, lambda: self._bus.is_open and self._refuses is None, tell)
+
+    @property
+    def _refuses(self) -> str | None:
+        """Why nothing is started any more, if so."""
+        return "draining" if self._draining else "paused" if self._switch.paused else None
 
     def _tell(self, message: object) -> None:
         # Into this incarnation's own mailbox, which a ref is not. Ending: the delivery stays unsettled and goes back
@@ -206,14 +218,19 @@ class TierExecutor(Actor[Any]):
         with suppress(ActorError):
             self.ctx.mailbox.put_nowait(message)
 
+    def _look(self) -> None:
+        if not self._will_look:  # one look for all tasks that end in one turn of the loop
+            self._will_look = True
+            self.ctx.mailbox.put_system(_LOOK)
+
     # -- taking
 
     def _take(self, subscription: Subscription, delivery: Delivery) -> None:
         held = self._admission.read(subscription, delivery, at=self._now(), since=self.ctx.now())
         if isinstance(held, Refused):
             self._jobs.start(self._refuse, held)
-        elif self._draining or self._switch.paused:
-            self._jobs.start(self._hand_back, held, "draining" if self._draining else "paused")
+        elif self._refuses is not None:
+            self._jobs.start(self._hand_back, held, self._refuses)
         elif may_have_run(held) or held.task.not_before is not None:
             self._jobs.start(self._look_up, held)
         else:
@@ -235,11 +252,11 @@ class TierExecutor(Actor[Any]):
                 await self._settler.put_off(held, rest_s)
             elif await self._settler.already_recorded(held.task):
                 await self._settler.duplicate(held)
-            elif self._draining:
-                await self._settler.hand_back(held, "draining")
+            elif self._refuses is not None:
+                await self._settler.hand_back(held, self._refuses)
             else:
                 self._hand.put(held)
-                self.ctx.mailbox.put_system(_LOOK)
+                self._look()
                 return
         except BusError:
             await held.delivery.requeue()
@@ -249,7 +266,8 @@ class TierExecutor(Actor[Any]):
         if self._bus.is_open:  # else the link ends next, and takes us with it
             # Its channel is gone, and what came on it is the broker's to deliver again. What runs may finish.
             self._hand.pull(lambda held: held.subscription is subscription)
-            await self._intake.reopen(subscription)
+            if await self._intake.drop(subscription) and not subscription.helps:
+                self._tasks.start_soon(self._open, subscription.lane)
 
     # -- running
 
@@ -267,7 +285,7 @@ class TierExecutor(Actor[Any]):
 
         def release() -> None:
             self._hand.release(held)
-            self.ctx.mailbox.put_system(_LOOK)
+            self._look()
 
         def on_abandoned() -> Callable[[], None]:
             nonlocal abandoned
@@ -291,28 +309,15 @@ class TierExecutor(Actor[Any]):
 
     async def _execute(self, held: Held, on_abandoned: Callable[[], Callable[[], None]]) -> Outcome:
         task, now = held.task, self._now()
-        if task.deadline is not None and now > task.deadline and task.attempt == 1:
-            error = TaskExpired(f"its deadline was {task.deadline.isoformat()}, and it had not started")
-            return GaveUp("expired", error_info(error))
+        if (late := too_late(task, now)) is not None:
+            return late
         held.started = now
-        ready = task.created if task.not_before is None else max(task.created, task.not_before)
-        wait_s = max(0.0, (now - ready).total_seconds())
-        self.ctx.emit(TaskStarted(**facts(held, self._config.worker, now), wait_s=wait_s))
+        self.ctx.emit(TaskStarted(**facts(held, self._config.worker, now), wait_s=waited_s(task, now)))
         return await self._attempt.run(task, held.definition, on_abandoned)
 
     async def _settle(self, held: Held, outcome: Outcome) -> None:
         try:
-            match outcome:
-                case Succeeded():
-                    await self._settler.succeeded(held, outcome)
-                case TryAgain():
-                    await self._settler.try_again(held, outcome)
-                case GaveUp():
-                    await self._settler.gave_up(held, outcome)
-                case Crashed():
-                    await self._settler.crashed(held, outcome)
-                case NotRun(why):
-                    await self._settler.hand_back(held, why)
+            await self._settler.settle(held, outcome)
         except BusError:
             # Its end could not be published. If the connection is gone this does nothing, and the broker delivers
             # again; if a queue is full it comes again at the cost of one delivery.
@@ -333,7 +338,7 @@ class TierExecutor(Actor[Any]):
     async def _resume(self) -> None:
         if self._switch.paused:
             self._switch.paused = False
-            await self._intake.open_own()
+            self._open_own()
 
     # -- helping smaller tiers
 
@@ -345,7 +350,10 @@ class TierExecutor(Actor[Any]):
             self.ctx.now(), helping, self._free_since, self._hand.helped_since, config.help_after_s, config.help_grace_s
         )
         if wanted and not helping and self._bus.is_open:
-            await self._intake.open_helping()
+            try:
+                await self._intake.open_helping()
+            except BusError:  # one of their queues cannot be had: then not this time
+                await self._intake.cancel_helping()
         elif helping and not wanted:
             await self._intake.cancel_helping()
             # Not waited for: a publish may wait for its connection, and a stop would wait behind it.

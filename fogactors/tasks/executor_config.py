@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fogactors.bus.base import MAX_BODY
 from fogactors.coord.base import RESULT_TTL_S
 from fogactors.tasks.tiers import Tiers
 
@@ -22,10 +23,12 @@ class ExecutorConfig:
     help_after_s: float = 0.25
     help_grace_s: float = 1.0
     drain_s: float = 20.0
+    watchdog_s: float = 10.0
     time_limit_s: float = 1500.0
     result_ttl_s: float = RESULT_TTL_S
     result_inline_bytes: int = 65_536
     publish_timeout_s: float = 10.0
+    max_body_bytes: int = MAX_BODY
 
     @property
     def worker(self) -> str:

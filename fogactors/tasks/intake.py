@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+
+import anyio
 
 from fogactors.bus.base import Bus, Consumer, Delivery
 from fogactors.errors import BusError
@@ -20,18 +22,23 @@ OWN_PRIORITY: Final = 10
 HELP_PRIORITY: Final = 0
 """Consumer priorities: a queue's own executors are served before those that only help."""
 
+OPEN_AGAIN_S: Final = 0.1
+"""Before the second try to subscribe; twice as long before each further one, up to 1.6 s."""
+
 
 @dataclass(slots=True, eq=False)
 class Subscription:
     """One consumer. `unsettled` counts what it delivered; a cancelled one is closed when that comes to 0, because a
-    settle needs the channel that the delivery came on."""
+    settle needs the channel that the delivery came on. `received` counts all that it ever delivered."""
 
     lane: Lane
     queue: str
     helps: bool
+    prefetch: int
     consumer: Consumer | None = None
     cancelled: bool = False
-    unsettled: int = field(default=0)
+    unsettled: int = 0
+    received: int = 0
 
 
 class Intake:
@@ -53,22 +60,42 @@ class Intake:
         self._lost = lost
         self._open: list[Subscription] = []
         light = tiers.lightest.name
-        self._own = [Lane(own, priority) for priority in PRIORITIES]
+        self.own = [Lane(own, priority) for priority in PRIORITIES]
         self._helped = [Lane(tier.name, priority) for tier in tiers.smaller_than(own) for priority in PRIORITIES]
-        self._queues = {lane: task_queue(lane.priority, lane.tier, light) for lane in (*self._own, *self._helped)}
+        self._queues = {lane: task_queue(lane.priority, lane.tier, light) for lane in (*self.own, *self._helped)}
 
     @property
     def helping(self) -> bool:
         return any(each.helps and not each.cancelled for each in self._open)
 
     @property
+    def standing(self) -> list[Subscription]:
+        """Those that should get deliveries."""
+        return [each for each in self._open if each.consumer is not None and not each.cancelled]
+
+    @property
     def can_help(self) -> bool:
         return bool(self._helped)
 
-    async def open_own(self) -> None:
-        """Raises `BusError`."""
-        for lane in self._own:
-            await self._subscribe(lane, helps=False)
+    async def open(self, lane: Lane) -> None:
+        """Subscribe to a lane of its own tier. Raises `BusError`."""
+        await self._subscribe(lane, helps=False)
+
+    async def stand(self, lane: Lane, wanted: Callable[[], bool], tell: Callable[[BusError], None]) -> None:
+        """Subscribe to a lane of its own tier, again and again until it stands or is not `wanted` any more; `tell`
+        hears of the first refusal. A queue that cannot be had just now, whose leader is being elected or that somebody
+        deletes, is no reason to end what runs: that would charge each of them a delivery."""
+        told, delay_s = False, OPEN_AGAIN_S
+        while wanted():
+            try:
+                return await self.open(lane)
+            except BusError as error:
+                if not told and wanted():
+                    told = True
+                    tell(error)
+            await anyio.sleep(delay_s)
+            delay_s = min(2 * delay_s, 16 * OPEN_AGAIN_S)
+        return None
 
     async def open_helping(self) -> None:
         """One at a time in hand from each smaller queue, and no look-ahead. Raises `BusError`."""
@@ -84,17 +111,26 @@ class Intake:
         for each in list(self._open):
             await self._cancel(each)
 
-    async def reopen(self, lost: Subscription) -> None:
-        """After the broker took a consumer away: throw its channel away and subscribe anew. Raises `BusError`."""
-        if lost in self._open:
-            await self._close(lost)
-            if not lost.cancelled:
-                await self._subscribe(lost.lane, helps=lost.helps)
+    async def drop(self, lost: Subscription) -> bool:
+        """After the broker took a consumer away: throw its channel away. True when it is to be opened anew."""
+        if lost not in self._open:
+            return False
+        await self._close(lost)
+        return not lost.cancelled
+
+    async def replace(self, stalled: Subscription) -> None:
+        """Subscribe anew and cancel the old consumer. Its channel stays for what came on it: were it closed, and the
+        broker merely slow, all that would run twice. Raises `BusError`."""
+        if stalled in self._open and not stalled.cancelled:
+            stalled.cancelled = True
+            await self._subscribe(stalled.lane, helps=stalled.helps)
+            if stalled.consumer is not None:
+                await self._end(stalled, stalled.consumer)
 
     async def settled(self, subscription: Subscription) -> None:
         """One delivery less in our hands."""
         subscription.unsettled -= 1
-        if subscription.cancelled and subscription.unsettled <= 0:
+        if subscription.cancelled and subscription.consumer is not None and subscription.unsettled <= 0:
             await self._close(subscription)
 
     async def close(self) -> None:
@@ -103,28 +139,37 @@ class Intake:
             await self._close(each)
 
     async def _subscribe(self, lane: Lane, *, helps: bool) -> None:
-        subscription = Subscription(lane, self._queues[lane], helps)
+        subscription = Subscription(lane, self._queues[lane], helps, 1 if helps else self._prefetch)
 
         def on_delivery(delivery: Delivery) -> None:
             subscription.unsettled += 1
+            subscription.received += 1
             self._deliver(subscription, delivery)
 
         self._open.append(subscription)
-        subscription.consumer = await self._bus.consume(
-            subscription.queue,
-            on_delivery,
-            prefetch=1 if helps else self._prefetch,
-            priority=HELP_PRIORITY if helps else OWN_PRIORITY,
-            on_lost=lambda reason: self._lost(subscription, reason),
-        )
+        try:
+            subscription.consumer = await self._bus.consume(
+                subscription.queue,
+                on_delivery,
+                prefetch=subscription.prefetch,
+                priority=HELP_PRIORITY if helps else OWN_PRIORITY,
+                on_lost=lambda reason: self._lost(subscription, reason),
+            )
+        except BusError:
+            self._open.remove(subscription)
+            raise
+        if subscription.cancelled:  # while the broker was making it
+            await self._end(subscription, subscription.consumer)
 
     async def _cancel(self, subscription: Subscription) -> None:
-        if subscription.cancelled:
-            return
-        subscription.cancelled = True
-        if subscription.consumer is not None:
-            with suppress(BusError):  # the connection is gone, and the consumer with it
-                await subscription.consumer.cancel()
+        if not subscription.cancelled:
+            subscription.cancelled = True
+            if subscription.consumer is not None:
+                await self._end(subscription, subscription.consumer)
+
+    async def _end(self, subscription: Subscription, consumer: Consumer) -> None:
+        with suppress(BusError):  # the connection is gone, and the consumer with it
+            await consumer.cancel()
         if subscription.unsettled <= 0:
             await self._close(subscription)
 

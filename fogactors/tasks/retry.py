@@ -2,7 +2,7 @@
 
 Two things are delayed through the broker: a retry, and a task that was submitted for later. Both travel over
 the `retry.<step>` queues, each with a fixed time to live, because one queue that mixes delays would hold a
-short one behind a long one. `step_for` and `remaining_ok` are the rule of that ladder.
+short one behind a long one. `step_for` and `close_enough` are the rule of that ladder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Skip",
-    "decide",
+    "close_enough",
     "delay",
     "next_delay",
-    "remaining_ok",
     "step_for",
 ]
 
@@ -119,19 +118,12 @@ def delay(policy: RetryPolicy, attempt: int, rng: Random) -> float:
 def next_delay(
     policy: RetryPolicy, attempt: int, rng: Random, *, retryable: bool, asked_s: float | None = None
 ) -> float | None:
-    """`decide` for a failure as data (from a process child). `asked_s`: what a `Retry` asked for."""
+    """Seconds until the next run after run number `attempt` failed, or `None`: give up. A failure in a worker process
+    comes as data, so its kind has been judged before (`RetryPolicy.retries`). `asked_s`: what a `Retry` asked for; it
+    overrides the policy's wait, not its cap."""
     if not retryable or attempt >= policy.attempts:
         return None
     return delay(policy, attempt, rng) if asked_s is None else max(MIN_DELAY_S, asked_s)
-
-
-def decide(policy: RetryPolicy, attempt: int, error: BaseException, rng: Random) -> float | None:
-    """Seconds until the next run after run number `attempt` ended with `error`, or `None`: give up.
-
-    `Retry(delay)` overrides the policy's wait and `never_on`, not its cap. `Skip` is no failure: ask first.
-    """
-    asked_s = error.delay if isinstance(error, Retry) else None
-    return next_delay(policy, attempt, rng, retryable=policy.retries(error), asked_s=asked_s)
 
 
 # -- the ladder of delays ------------------------------------------------------------------------------------
@@ -145,10 +137,11 @@ def step_for(rest_s: float, steps: Sequence[int]) -> int:
     return steps[max(0, bisect_right(steps, rest_s) - 1)]
 
 
-def remaining_ok(rest_s: float, planned_s: float) -> bool:
-    """Whether a task that is early by `rest_s` may run now: by at most 1 s, or 10 % of its whole delay.
+def close_enough(rest_s: float, step_s: float) -> bool:
+    """Whether a task that is early by `rest_s` may run now: by a second, or by a tenth of the step it has just waited.
 
-    Without the 10 % a long delay would end in a walk down every step of the ladder, for seconds that nobody
-    misses. `planned_s`: from the moment at which the delay was decided.
+    Without the tenth a long delay would end in a walk down every step of the ladder, for seconds that nobody misses. A
+    tenth of its whole delay, on the other hand, would run a task for tomorrow two hours early. `step_s`: 0 when it has
+    waited on no step yet.
     """
-    return rest_s <= max(1.0, 0.1 * planned_s)
+    return rest_s <= max(1.0, 0.1 * step_s)

@@ -23,8 +23,9 @@ import anyio
 
 from fogactors.bus.base import Bus, Delivery, Message
 from fogactors.coord.base import Coord
-from fogactors.errors import CoordUnavailable
+from fogactors.errors import CoordError, WireError
 from fogactors.messages import DeadLetter, Task, TaskResult
+from fogactors.tasks.attempt import Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
 from fogactors.tasks.deadletter import of_task, publish_letter, result_of
 from fogactors.tasks.events import (
     DuplicateResult,
@@ -44,7 +45,6 @@ from fogactors.wire.codec import amend, encode
 from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, RETRY_STEPS_S, retry_exchange
 
 if TYPE_CHECKING:
-    from fogactors.tasks.attempt import Crashed, GaveUp, Succeeded, TryAgain
     from fogactors.tasks.intake import Subscription
     from fogactors.tasks.task import TaskDef
 
@@ -91,6 +91,20 @@ class Settler:
         self._result_ttl_s = result_ttl_s
         self._publish_timeout_s = publish_timeout_s
         self._coord_away = False
+
+    async def settle(self, held: Held, outcome: Outcome) -> None:
+        """What its outcome asks for. Raises `BusError`: then nothing is settled."""
+        match outcome:
+            case Succeeded():
+                await self.succeeded(held, outcome)
+            case TryAgain():
+                await self.try_again(held, outcome)
+            case GaveUp():
+                await self.gave_up(held, outcome)
+            case Crashed():
+                await self.crashed(held, outcome)
+            case NotRun(why):
+                await self.hand_back(held, why)
 
     async def succeeded(self, held: Held, outcome: Succeeded) -> None:
         await self._record(held, self._result(held, "succeeded", value=outcome.value))
@@ -148,7 +162,7 @@ class Settler:
         try:
             with anyio.fail_after(COORD_TIMEOUT_S):
                 result = await self._coord.result(task.id)
-        except (CoordUnavailable, TimeoutError):
+        except (CoordError, TimeoutError, WireError):  # a record that cannot be read says nothing
             return False
         return result is not None and result.generation >= task.generation
 
@@ -167,15 +181,18 @@ class Settler:
         await self._announce(result, held.task.reply_to)
 
     async def _write(self, result: TaskResult) -> str:
-        try:
-            with anyio.fail_after(COORD_TIMEOUT_S):
+        error = f"silent for {COORD_TIMEOUT_S:g} s"
+        # Not fail_after: its two context managers cost as much as the scope that they put around this.
+        with anyio.move_on_after(COORD_TIMEOUT_S):
+            try:
                 outcome = await self._coord.record(result, ttl_s=self._result_ttl_s)
-        except (CoordUnavailable, TimeoutError) as error:
-            self._tell_coord(away=True, error=str(error) or f"silent for {COORD_TIMEOUT_S:g} s")
-            await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
-            return "recorded"
-        self._tell_coord(away=False)
-        return outcome
+                self._tell_coord(away=False)
+                return outcome
+            except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
+                error = str(away)
+        self._tell_coord(away=True, error=error)
+        await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+        return "recorded"
 
     async def _announce(self, result: TaskResult, reply_to: str | None) -> None:
         await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)

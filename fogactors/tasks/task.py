@@ -134,7 +134,8 @@ class TaskDef(Generic[P, R]):
 
     @property
     def delay_s(self) -> float | None:
-        """Seconds after the submit before which it does not start."""
+        """Seconds after the submit before which it does not start: give or take one, or a tenth of the last step
+        it waited on the way (delays are made of fixed steps, the shortest of which is a second)."""
         return self._settings.delay_s
 
     @property

@@ -6,7 +6,8 @@
             assert await handle.result(timeout=5) == Path("cat-64.png")
             await system.recorder.wait_for(TaskEnded, name=thumbnail.name, state="succeeded")
 
-What goes wrong on a bad day: `system.broker.faults`, the switches of `system.store`, `system.kill("light")`.
+What goes wrong on a bad day: `system.broker.faults`, the switches of `system.store`,
+`system.kill("tier-executor-light")`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fogactors.bus import Bus, Delivery, MemoryBroker, MemoryBus
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
 from fogactors.core import ActorSystem, Backoff, Events, Intensity, Ref
 from fogactors.messages import DeadLetter
-from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles import ROLES, HeartbeatConfig, RoleContext, up_tree
 from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.executor import ExecutorConfig, GetLoad, Load
 from fogactors.tasks.isolation import ProcessPool
@@ -87,8 +88,14 @@ class Fog:
         await self.actors.stop(self.actors.ref("fogactors"))
 
     def kill(self, role: str, reason: str = "killed by the test") -> int:
-        """Cut the connection of one role, e.g. `tier-executor-light`, as a crash of its process would."""
-        return self.broker.kill_connection(role, reason)
+        """Cut the connection of one role, e.g. `tier-executor-light`, as a crash of its process would. Raises
+        `ValueError` when there is none of this name."""
+        cut = self.broker.kill_connection(role, reason)
+        if not cut:
+            raise ValueError(
+                f"no connection is called {role!r}; they are named after their tree, e.g. tier-executor-light"
+            )
+        return cut
 
     def ready(self, queue: str) -> int:
         """Messages that wait in a queue."""
@@ -129,6 +136,9 @@ async def fog(
 
     A restart is allowed more often, and a pause is shorter, than a program would have it.
     """
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise ValueError(f"there is no role {unknown[0]!r}; there are: {', '.join(ROLES)}")
     events, urgent = Events(), list[object]()
     settings: dict[str, Any] = {"drain_s": 2.0, "help_after_s": 0.05, "help_grace_s": 0.2} | executor
     async with MemoryBroker() as broker:

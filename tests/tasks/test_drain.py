@@ -64,6 +64,7 @@ async def test_what_was_delivered_and_not_yet_read_goes_back_as_well():
 
 
 async def test_a_thread_and_a_process_are_let_go_and_no_process_stays(tmp_path):
+    before = set(psutil.Process().children())  # servers of other tests
     async with fog(drain_s=0.05) as system:
         thread = await system.submit(tasks.block, "thread")
         process = await system.submit(tasks.stay, tmp_path)
@@ -71,7 +72,7 @@ async def test_a_thread_and_a_process_are_let_go_and_no_process_stays(tmp_path):
         await system.stop()
         assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
         assert set(await back_in_its_queue(system)) == {thread.id, process.id}
-        assert not psutil.Process().children()
+        assert set(psutil.Process().children()) <= before
 
 
 async def test_a_task_that_fails_because_it_is_cancelled_is_not_to_blame():

@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from fogactors.core import ActorExited, ActorStarted, Intensity, SupervisorPaused
-from fogactors.errors import BusUnavailable
-from fogactors.tasks.events import TaskEnded, TaskStarted, WorkerCrashed
+from fogactors.tasks.events import QueueUnavailable, TaskEnded, TaskStarted, WorkerCrashed
 from fogactors.tasks.executor import TierExecutor
 from fogactors.tasks.settle import Settler
 from fogactors.testing.kit import eventually
@@ -169,11 +168,15 @@ async def test_a_publish_whose_confirm_is_lost_runs_the_attempt_twice_and_record
         await nothing_in_hand(system)
 
 
-async def test_the_death_of_a_queue_is_told_by_a_crash_and_healed_by_its_return():
+async def test_the_death_of_a_queue_is_told_ends_nothing_that_runs_and_is_healed_by_its_return():
     async with fog() as system:
+        running = await system.submit(tasks.hold.options(priority="high"), "gate")
+        await system.recorder.wait_for(TaskStarted, task_id=running.id)
         system.broker.delete_queue("tasks.normal")
-        event = await system.recorder.wait_for(ActorExited, path=EXECUTOR)
-        assert "tasks.normal" in str(event.exit)
-        assert not isinstance(event.exit.error, BusUnavailable)
+        event = await system.recorder.wait_for(QueueUnavailable, priority="normal")
+        assert "tasks.normal" in event.error
         system.broker.declare(fog_topology())
         assert await (await system.submit(tasks.add, 1, 2)).result(5) == 3
+        tasks.gate("gate").set()
+        assert (await running.outcome(5)).attempts == 1
+        assert not system.recorder.of(ActorExited)

@@ -122,10 +122,13 @@ class FakeBus:
     def __init__(self):
         self.log = []
         self.deliver = {}
+        self.made = None
 
     async def consume(self, queue, on_delivery, *, prefetch, priority, on_lost):
         self.deliver[queue] = on_delivery
         self.log.append((queue, prefetch, priority))
+        if self.made is not None:
+            await self.made.wait()
 
         async def cancel():
             self.log.append(("cancel", queue))
@@ -159,7 +162,8 @@ def intake(bus, got):
 
 
 async def test_own_queues_come_with_a_look_ahead_and_precedence_helped_ones_without(intake, bus):
-    await intake.open_own()
+    for lane in intake.own:
+        await intake.open(lane)
     await intake.open_helping()
     assert bus.log[0] == ("tasks.high_priority.medium", 3, 10)
     assert bus.log[3:] == [("tasks.high_priority", 1, 0), ("tasks.normal", 1, 0), ("tasks.low_priority", 1, 0)]
@@ -183,15 +187,35 @@ async def test_a_cancelled_channel_is_closed_exactly_when_its_last_delivery_is_s
     assert bus.log.count(("close", "tasks.normal")) == 1
 
 
-async def test_a_lost_consumer_is_opened_anew_unless_it_was_cancelled(intake, bus, got):
+async def test_a_lost_consumer_is_wanted_again_unless_it_was_cancelled(intake, bus, got):
     await intake.open_helping()
     bus.deliver["tasks.normal"](None)
-    await intake.reopen(got[0])
-    assert bus.log[-2:] == [("close", "tasks.normal"), ("tasks.normal", 1, 0)]
+    assert await intake.drop(got[0])
+    assert bus.log[-1] == ("close", "tasks.normal")
+    assert not await intake.drop(got[0])
+
+
+async def test_a_consumer_that_is_cancelled_while_it_is_being_made_ends_at_once(intake, bus, got):
+    bus.made = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.open, intake.own[0])
+        await anyio.wait_all_tasks_blocked()
+        bus.deliver["tasks.high_priority.medium"](None)  # the first may come before the answer
+        await intake.cancel_all()
+        await intake.settled(got[0])
+        bus.made.set()
+    assert bus.log[1:] == [("cancel", "tasks.high_priority.medium"), ("close", "tasks.high_priority.medium")]
+
+
+async def test_a_replaced_consumer_keeps_its_channel_for_what_came_on_it(intake, bus, got):
+    await intake.open_helping()
     bus.deliver["tasks.normal"](None)
-    await intake.cancel_helping()
+    [stalled] = got
     bus.log.clear()
-    await intake.reopen(got[1])
-    assert bus.log == [("close", "tasks.normal")]
-    await intake.reopen(got[1])
-    assert bus.log == [("close", "tasks.normal")]
+    await intake.replace(stalled)
+    await intake.replace(stalled)
+    assert bus.log == [("tasks.normal", 1, 0), ("cancel", "tasks.normal")]
+    assert [each.queue for each in intake.standing].count("tasks.normal") == 1
+    assert stalled not in intake.standing
+    await intake.settled(stalled)
+    assert bus.log[2:] == [("close", "tasks.normal")]
