@@ -41,8 +41,9 @@ fmt: $(DEV) ## Format the code and repair what lint can repair
 	@$(PY) -m ruff check --fix --quiet --exit-zero .
 	@$(PY) -m ruff format .
 
-bench: $(RUNTIME) ## Run the benchmarks
-	@for file in bench/[!_]*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
+bench: $(DEV) ## Run the benchmarks, beside a real RabbitMQ and a real Redis where they can be had
+	@for file in bench/[!_]*.py; do \
+		echo "== $$file"; $(PY) -m tests.services run -- $(PY) "$$file" || exit 1; done
 
 services: $(DEV) ## Start a real RabbitMQ (RABBITMQ=4.0 for the older one) and a real Redis, print their URLs
 	@$(PY) -m tests.services start

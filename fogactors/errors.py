@@ -28,6 +28,7 @@ __all__ = [
     "QueueFull",
     "MessageTooLarge",
     "QueueMissing",
+    "StoppedAtBoot",
     "TopologyMismatch",
     "AccessRefused",
     "CoordError",
@@ -143,6 +144,10 @@ class MessageTooLarge(BusError):
 
 class QueueMissing(BusError):
     """The queue does not exist; run `fogactors topology apply`."""
+
+
+class StoppedAtBoot(FogError):
+    """Stopped while it was waiting for the broker."""
 
 
 class TopologyMismatch(BusError):

@@ -33,6 +33,7 @@ from fogactors.errors import (
     FogError,
     NoTierFits,
     RestartIntensityExceeded,
+    StoppedAtBoot,
     TaskArgumentError,
     TopologyMismatch,
     UnknownTask,
@@ -46,6 +47,7 @@ REPEAT_S: Final = 0.2
 """A signal that follows the first so closely is the same one: `timeout` sends it to the process and to its group."""
 
 _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
+    (StoppedAtBoot, 0),
     (RestartIntensityExceeded, 4),
     (ConfigError, 2),
     (AccessRefused, 2),

@@ -17,6 +17,7 @@ from fogactors.core import (
     ActorSystem,
     Backoff,
     ChildSpec,
+    DeleteChild,
     Events,
     Intensity,
     Ref,
@@ -59,21 +60,27 @@ class Program:
         registry: Registry = default_registry,
         urgent: Callable[[object], None] | None = None,
         request_stop: Callable[[], None] = lambda: None,
+        stop: anyio.Event | None = None,
     ) -> AsyncGenerator[Program]:
         """Import the task modules, reach the services, start the tree of these roles, and stop it on leaving. `tiers`:
-        those that this process serves, by default all. `request_stop`: what the order to drain calls.
+        those that this process serves, by default all. `request_stop`: what the order to
+        drain calls. `stop` ends the wait for the broker.
 
         Raises `ConfigError`, what `Remote.open` raises, `StartFailed`, and from the body `RestartIntensityExceeded`.
         """
         registry.import_modules(settings.tasks.modules)
-        async with _services(settings) as services:
+        async with _services(settings, stop) as services:
             context = role_context(settings, services, registry, urgent, request_stop)
-            async with ActorSystem(events=events) as system:
-                tree = up_tree(context, roles, tiers or context.tiers.names)
-                await system.start(tree)
-                program = cls(settings, system, context, tree, services)
-                yield program
-                await program.drain()
+            try:
+                async with ActorSystem(events=events) as system:
+                    tree = up_tree(context, roles, tiers or context.tiers.names)
+                    await system.start(tree)
+                    program = cls(settings, system, context, tree, services)
+                    yield program
+                    await program.drain()
+            finally:
+                with anyio.move_on_after(1.0, shield=True):
+                    await context.coord.close()
 
     async def drain(self) -> None:
         """Drain all executors at the same time. A supervisor stops its children one by one, so without this several
@@ -82,6 +89,8 @@ class Program:
         async def stop(executor: str, supervisor: Ref[Any], timeout: float) -> None:
             with suppress(ActorError):  # down already, or its supervisor is: then there is nothing to drain
                 await supervisor.ask(StopChild(executor), timeout)
+                # Forgotten as well: a link that fails while another tier drains must not bring this one back.
+                await supervisor.ask(DeleteChild(executor), timeout)
 
         async with anyio.create_task_group() as drains:
             for path, spec in walk(self.tree):
@@ -110,8 +119,8 @@ class Program:
         return await self.services.depths()
 
 
-def _services(settings: Settings) -> AbstractAsyncContextManager[Services]:
-    return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings)
+def _services(settings: Settings, stop: anyio.Event | None) -> AbstractAsyncContextManager[Services]:
+    return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings, stop)
 
 
 def tiers_of(settings: Settings) -> Tiers:
@@ -143,10 +152,12 @@ def role_context(
             help_after_s=executor.help_after_s,
             help_grace_s=executor.help_grace_s,
             drain_s=executor.drain_s,
+            watchdog_s=executor.watchdog_s,
             time_limit_s=tasks.time_limit_s,
             result_ttl_s=settings.coord.result_ttl_s,
             result_inline_bytes=settings.coord.result_inline_bytes,
             publish_timeout_s=settings.bus.publish_timeout_s,
+            max_body_bytes=settings.bus.max_body_bytes,
         )
 
     beat = settings.heartbeat
@@ -166,6 +177,7 @@ def role_context(
         ),
         intensity=Intensity(supervision.intensity, supervision.period_s),
         backoff=Backoff(first_s=supervision.backoff_first_s, max_s=supervision.backoff_max_s),
+        reconnect=Backoff(first_s=min(0.05, settings.bus.reconnect_max_s), max_s=settings.bus.reconnect_max_s),
         mailbox=supervision.mailbox,
         urgent=urgent or (lambda _: None),
         request_stop=request_stop,

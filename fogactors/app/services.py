@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final, Protocol
 
 import anyio
@@ -16,7 +17,15 @@ from fogactors.bus.amqp import AmqpBus
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
 from fogactors.coord.redis import RedisCoord
 from fogactors.core import Backoff
-from fogactors.errors import BusError, BusUnavailable, CoordUnavailable, TopologyMismatch
+from fogactors.errors import (
+    AccessRefused,
+    BusError,
+    BusUnavailable,
+    CoordUnavailable,
+    FogError,
+    StoppedAtBoot,
+    TopologyMismatch,
+)
 from fogactors.wire import Topology, fog_topology
 
 __all__ = ["Embedded", "Remote", "Services", "topology_of"]
@@ -89,11 +98,28 @@ class Remote:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncGenerator[Remote]:
-        """Waits for the broker, and not for Redis: without it results take another road. Raises `BusUnavailable`
-        when there is no broker within `boot_wait_s`, `AccessRefused`, `CoordRefused`, and `TopologyMismatch` for
-        what is not there."""
-        await _await_broker(settings)
+    async def open(cls, settings: Settings, stop: anyio.Event | None = None) -> AsyncGenerator[Remote]:
+        """Waits for the broker, and not for Redis: without it results take another road. Raises `BusUnavailable` when
+        there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set meanwhile, `AccessRefused`,
+        `CoordRefused`, and `TopologyMismatch` for what is not there."""
+        refusal: FogError | None = None
+        async with anyio.create_task_group() as waiting:
+
+            async def watch(stop: anyio.Event) -> None:
+                await stop.wait()
+                waiting.cancel_scope.cancel()
+
+            if stop is not None:
+                waiting.start_soon(watch, stop)
+            try:
+                await _await_broker(settings)
+            except FogError as error:
+                refusal = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
+            waiting.cancel_scope.cancel()
+        if stop is not None and stop.is_set():
+            raise StoppedAtBoot
+        if refusal is not None:
+            raise refusal
         await _ask_redis(settings)
         services = cls(settings)
         try:
@@ -138,13 +164,27 @@ async def _await_broker(settings: Settings) -> None:
         await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
         tries += 1
     try:
-        missing = await bus.check(topology_of(settings))
+        await _see_topology(bus, topology_of(settings))
     finally:
         with anyio.move_on_after(3.0, shield=True):
             await bus.close()
+
+
+async def _see_topology(bus: Bus, wanted: Topology) -> None:
+    """Raises `TopologyMismatch` for what is missing or of another type."""
+    missing = await bus.check(wanted)
     if missing:
         more = f" (and {len(missing) - 1} more; `fogactors topology diff` lists them)" if len(missing) > 1 else ""
         raise TopologyMismatch(f"{missing[0]}{more}; run `fogactors topology apply`")
+    try:
+        # All of it is there, so this creates nothing; but it is compared, which a passive declare is not. A role that
+        # went on would lose its limits on a classic queue, and meet a stream with a refusal at each restart.
+        await bus.declare(replace(wanted, bindings=()))
+    except AccessRefused:
+        return  # not for this user to see: a role needs no permission to configure
+    except TopologyMismatch as error:
+        text = f"the broker has another topology: {error}; `fogactors topology diff` lists all that is different"
+        raise TopologyMismatch(text) from error
 
 
 async def _ask_redis(settings: Settings) -> None:

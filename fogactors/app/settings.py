@@ -58,6 +58,7 @@ class BusSettings:
     url: str = "memory://"
     management_url: str = ""
     boot_wait_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 10.0
+    reconnect_max_s: Seconds = 0.25
     publish_timeout_s: Seconds = 10.0
     max_body_bytes: Count = 1_048_576
 
@@ -93,6 +94,7 @@ class ExecutorSettings:
     help_after_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 0.25
     help_grace_s: Seconds = 1.0
     drain_s: Seconds = 20.0
+    watchdog_s: Seconds = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 from contextlib import suppress
 from subprocess import DEVNULL
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -15,7 +16,9 @@ from fogactors.app.settings import Settings
 from fogactors.core import Actor, Backoff, ChildSpec, StopRequested, SupervisorSpec
 from fogactors.errors import FogError
 
-__all__ = ["CommandActor", "WorkerExited", "worker_tree"]
+__all__ = ["CommandActor", "WorkerExited", "stop_with", "worker_tree"]
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class WorkerExited(FogError):
@@ -32,7 +35,7 @@ class CommandActor(Actor[Any]):
         self._shutdown_s = shutdown_s
 
     async def run(self) -> None:
-        command = [sys.executable, "-m", "fogactors", *self._words]
+        command = [sys.executable, "-m", "fogactors", *self._words, "--parent", str(os.getpid())]
         # A session of its own: Ctrl-C is for the one in front, who then stops its workers in order.
         process = await anyio.open_process(
             command, stdin=DEVNULL, stdout=None, stderr=None, env=self._env, start_new_session=True
@@ -64,14 +67,14 @@ class CommandActor(Actor[Any]):
 
 def worker_tree(settings: Settings, modules: tuple[str, ...], config: str | None) -> SupervisorSpec:
     """An executor for each tier and a reaper, each in a process that is started again when it dies."""
-    env = {
-        **os.environ,
+    ours = {
         "FOGACTORS_BUS__URL": settings.bus.url,
         "FOGACTORS_COORD__URL": settings.coord.url,
         "FOGACTORS_LOG__LEVEL": settings.log.level,
     }
-    for name in ("FOGACTORS_BUS__URL_FILE", "FOGACTORS_COORD__URL_FILE"):
-        env.pop(name, None)  # read already; both at once are refused
+    env = {**os.environ, **ours}
+    for name in ours:
+        env.pop(f"{name}_FILE", None)  # read already; both at once are refused
     before = ("--config", config) if config else ()
     imports = tuple(word for module in modules for word in ("--import", module))
     roles = [("dlq-reaper", ("run", "dlq-reaper"))]
@@ -90,6 +93,15 @@ def worker_tree(settings: Settings, modules: tuple[str, ...], config: str | None
             for name, words in roles
         ),
     )
+
+
+def stop_with(parent: int) -> None:
+    """Be told to stop (SIGTERM) when the process that started this one is gone: a worker has a session of its own, so
+    nothing else would tell it that its supervisor was killed. Only Linux does so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        raise WorkerExited(f"the process {parent} that started this one is gone")
 
 
 def _how(code: int | None) -> str:

@@ -8,6 +8,7 @@ fails and is restarted is a warning, the supervisor that gives up is the error.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -39,16 +40,17 @@ _RANK: Final[dict[Level, int]] = {"debug": 0, "info": 1, "warning": 2, "error": 
 _LEVELS: Final[dict[str, Level]] = {
     "ActorStarted": "debug",
     "ChildStuck": "error",
+    "ConsumerStalled": "warning",
     "DuplicateResult": "info",
+    "BusBlocked": "warning",
     "HeartbeatLost": "warning",
     "LoopBlocked": "error",
     "MailboxOverflow": "warning",
     "MessagesDiscarded": "debug",
-    "RestartFailed": "warning",
+    "QueueUnavailable": "warning",
     "ResultUnrecorded": "warning",
     "SubscriberFailed": "error",
     "SupervisorEscalated": "error",
-    "SupervisorPaused": "warning",
     "TaskDeadLettered": "error",
     "TaskEnded": "debug",
     "TaskHandedBack": "info",
@@ -73,15 +75,20 @@ _CORE: Final = (
 
 
 def level_of(event: object) -> Level:
-    """By the kind of event; an exit by what kind of exit it is."""
+    """By the kind of event; an exit by what kind of exit it is, tries in a row by how many there were."""
     if isinstance(event, ActorExited):
         return "warning" if event.exit.is_failure else "debug"
+    # A broker that is down for an hour is tried thousands of times: told of after 1, 2, 4, 8, ... waits.
+    if isinstance(event, RestartFailed):
+        return "warning" if event.pauses & (event.pauses - 1) == 0 else "debug"
+    if isinstance(event, SupervisorPaused):
+        return "warning" if event.pauses == 1 else "debug"
     return _LEVELS.get(type(event).__name__, "info")
 
 
 class Log:
-    """Writes a line for each event from `level` up. `write` may be called from any thread, as `RoleContext.urgent`
-    is."""
+    """Writes a line for each event from `level` up. `write_urgent` is for `RoleContext.urgent`: it may be called from
+    any thread, and the same event is not written again when the loop has caught up."""
 
     def __init__(
         self,
@@ -95,10 +102,19 @@ class Log:
         self._rank = _RANK[level]
         self._stream = stream or sys.stderr
         self._json = format == "json" or (format == "auto" and not self._stream.isatty())
+        self._written: deque[object] = deque(maxlen=16)
         self._common = {key: value for key, value in (("node", node), ("role", role)) if value}
 
     def attach(self, events: Events) -> Callable[[], None]:
-        return events.subscribe(self.write)
+        return events.subscribe(self._hear)
+
+    def write_urgent(self, event: object) -> None:
+        self._written.append(event)
+        self.write(event)
+
+    def _hear(self, event: object) -> None:
+        if not any(each is event for each in tuple(self._written)):
+            self.write(event)
 
     def write(self, event: object) -> None:
         level = level_of(event)

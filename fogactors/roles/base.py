@@ -22,6 +22,10 @@ __all__ = ["DRAIN_MARGIN_S", "HeartbeatConfig", "RoleContext", "controlled", "wi
 DRAIN_MARGIN_S: Final = 8.0
 """What an executor may take beyond its drain: to kill what did not finish, to hand it back and to close channels."""
 
+RECONNECT: Final = Backoff(first_s=0.05, max_s=0.25)
+"""Not the pace of other restarts: to knock at a closed port costs a millisecond, while a pause that has grown to half a
+minute lets the broker wait for us for longer than it was down."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatConfig:
@@ -41,7 +45,7 @@ def _nothing() -> None: ...
 class RoleContext:
     """Made once by the program. `make_bus` gives each tree a connection of its own: what one of them does to its
     connection must not reach the others. `urgent` takes an event from any thread, for alarms that cannot wait for the
-    event loop because it is the loop that hangs."""
+    event loop because it is the loop that hangs. `reconnect` is the pace of links, `backoff` that of all else."""
 
     node: str
     tiers: Tiers
@@ -53,6 +57,7 @@ class RoleContext:
     heartbeat: HeartbeatConfig = HeartbeatConfig()
     intensity: Intensity = field(default_factory=Intensity)
     backoff: Backoff = field(default_factory=Backoff)
+    reconnect: Backoff = RECONNECT
     mailbox: int = 1000
     urgent: Callable[[object], None] = _ignore
     request_stop: Callable[[], None] = _nothing
@@ -85,5 +90,8 @@ def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> 
         exceeded="pause",
         intensity=context.intensity,
         backoff=context.backoff,
-        children=(ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0), *children),
+        children=(
+            ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0, backoff=context.reconnect),
+            *children,
+        ),
     )

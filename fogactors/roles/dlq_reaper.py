@@ -19,7 +19,7 @@ import anyio
 from fogactors.bus.base import Bus, Consumer, Delivery
 from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
-from fogactors.errors import ActorError, BusError, CoordUnavailable, WireError
+from fogactors.errors import ActorError, BusError, CoordError, WireError
 from fogactors.messages import DeadLetter, Task, TaskResult
 from fogactors.roles.base import RoleContext, controlled
 from fogactors.tasks.deadletter import DEAD_LETTER_TYPE, from_delivery, publish_letter, result_of, unreadable
@@ -133,7 +133,7 @@ class DLQReaper(Actor[Any]):
         try:
             with anyio.fail_after(COORD_TIMEOUT_S):
                 return await self._coord.record(result, ttl_s=self._result_ttl_s)
-        except (CoordUnavailable, TimeoutError):
+        except (CoordError, TimeoutError):
             return None
 
     async def _publish(self, exchange: str, letter: DeadLetter) -> bool:

@@ -25,7 +25,7 @@ import psutil
 
 from fogactors.coord.base import BeatWriter
 from fogactors.core import Actor, ChildSpec, Exit, StopRequested, SupervisorSpec
-from fogactors.errors import ActorError, CoordUnavailable
+from fogactors.errors import ActorError, CoordError
 from fogactors.messages import Beat
 from fogactors.roles.base import HeartbeatConfig, RoleContext
 
@@ -120,7 +120,7 @@ class _Watch(threading.Thread):
         try:
             self._writer.write(beat, self._config.ttl_s)
             error = ""
-        except CoordUnavailable as away:
+        except CoordError as away:
             error = str(away)
         if bool(error) != self._away:
             self._away = bool(error)

@@ -3,7 +3,9 @@ gone."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import anyio
 
@@ -11,10 +13,21 @@ from fogactors.bus.base import Bus
 from fogactors.core import Actor, Exit, StopRequested
 from fogactors.errors import BusUnavailable
 
-__all__ = ["BusLink"]
+__all__ = ["BusBlocked", "BusLink"]
 
-OPEN_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 3.0
+OPEN_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 3.0
+LOOK_S: Final = 1.0
+"""How often it looks for an alarm. The client library tells nobody when one comes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusBlocked:
+    """The broker has an alarm (memory, disk) and takes no messages, or it does again (`blocked` is false)."""
+
+    at: datetime
+    path: str
+    blocked: bool
 
 
 class BusLink(Actor[Any]):
@@ -37,11 +50,27 @@ class BusLink(Actor[Any]):
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(watch)
+            tasks.start_soon(self._watch_alarms)
             await self.ctx.wait_stop()
             tasks.cancel_scope.cancel()
         if reason:
             raise BusUnavailable(f"{self.ctx.path}: the connection to the broker was lost: {reason}")
         raise StopRequested
+
+    async def _watch_alarms(self) -> None:
+        blocked = False
+        try:
+            while True:
+                if self._bus.is_blocked != blocked:
+                    blocked = not blocked
+                    self._tell(blocked)
+                await anyio.sleep(LOOK_S)
+        finally:
+            if blocked:  # what the next connection finds is told then
+                self._tell(False)
+
+    def _tell(self, blocked: bool) -> None:
+        self.ctx.emit(BusBlocked(at=datetime.now(UTC), path=self.ctx.path, blocked=blocked))
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: A002
         with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):

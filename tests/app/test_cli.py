@@ -144,7 +144,7 @@ def test_tree_prints_the_specification(fog):
     code, out, _ = fog("tree", "--json")
     (reaper,) = [child for child in json.loads(out)["children"] if child["id"] == "dlq-reaper"]
     assert (code, reaper["strategy"], reaper["exceeded"]) == (0, "rest_for_one", "pause")
-    assert [child["id"] for child in reaper["children"]] == ["link", "reaper"]
+    assert [child["id"] for child in reaper["children"]] == ["link", "reaper", "control"]
     assert "tier-executor-heavy" in fog("tree")[1]
 
 

@@ -45,10 +45,10 @@ def load_settings(imports: list[str] | None = None, urls: Mapping[str, str | Non
             env.pop(f"FOGACTORS_{table.upper()}__URL_FILE", None)
             env[f"FOGACTORS_{table.upper()}__URL"] = url
     settings = load(state.config, env, default_ok=True)
+    # Task modules are found from the current folder, as `python -m` finds them; the installed command would not.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     if imports:
-        # What can be imported from here on the command line is what `python -c` could import from here.
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         modules = (*settings.tasks.modules, *imports)
         settings = replace(settings, tasks=replace(settings.tasks, modules=modules))
     return settings

@@ -15,6 +15,7 @@ from fogactors.app.cli.common import Imports, checked_settings
 from fogactors.app.cli.common import run as run_main
 from fogactors.app.program import Program
 from fogactors.app.settings import Settings, masked
+from fogactors.app.workers import stop_with
 from fogactors.core import Events
 from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
@@ -31,8 +32,11 @@ def run(
         list[str] | None, typer.Option("--tier", "-t", metavar="TIER", help="For tier-executor; repeatable.")
     ] = None,
     imports: Imports = None,
+    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
     """Run one role until SIGTERM or SIGINT, then drain."""
+    if parent is not None:
+        stop_with(parent)
     if role not in ROLES:
         near = get_close_matches(role, ROLES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -77,7 +81,13 @@ async def _serve(
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         async with Program.start(
-            settings, roles, tiers=tiers, events=events, urgent=log.write, request_stop=stopping.request
+            settings,
+            roles,
+            tiers=tiers,
+            events=events,
+            urgent=log.write_urgent,
+            request_stop=stopping.request,
+            stop=stopping.event,
         ) as program:
             if show:
                 async with anyio.create_task_group() as display:

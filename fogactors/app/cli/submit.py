@@ -57,8 +57,10 @@ def submit(
         definition = default_registry.get(name).options(**options)
         args_, kwargs = definition.decode_args(raw)  # refused here, while whoever typed it still has it before them
         run_main(lambda: _submit(settings, lambda to: to.submit(definition, *args_, **kwargs), timeout, json))
+    elif tier is None:
+        # What is not imported says nothing of its tier, and a heavy task in a light executor would be a lie.
+        raise ConfigError(f"{name} is not imported here; name its module with --import, or its tier with --tier")
     else:
-        # Known to the executors, or so one hopes; what it takes and whether it fits is theirs to say.
         run_main(lambda: _submit(settings, lambda to: to.submit_raw(name, raw, **options), timeout, json))
 
 
@@ -98,7 +100,7 @@ async def _submit(
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         async with (
-            Program.start(settings, roles, events=events, urgent=log.write) as program,
+            Program.start(settings, roles, events=events, urgent=log.write_urgent, stop=stopping.event) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as work,
         ):

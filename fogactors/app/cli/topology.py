@@ -41,11 +41,17 @@ def show(json: Json = False) -> None:
     for exchange in wanted.exchanges:
         table.add_row(exchange.name, exchange.type)
     console.print(table, "")
-    table = plain_table("queue", "type", "bound to", "policy")
+    table = plain_table("queue", "type", "bound to")
+    policies: dict[str, list[str]] = {}
     for queue in wanted.queues:
         bound = ", ".join(f"{each.exchange} {each.key}".strip() for each in wanted.bindings if each.queue == queue.name)
-        policy = ", ".join(f"{key} {value}" for key, value in policy_definition(queue).items())
-        table.add_row(queue.name, queue.type, bound, policy)
+        table.add_row(queue.name, queue.type, bound)
+        policy = "\n".join(f"{key} {value or '(default)'}" for key, value in policy_definition(queue).items())
+        policies.setdefault(policy, []).append(queue.name)
+    console.print(table, "")
+    table = plain_table("policy", "of the queues")
+    for policy, queues in policies.items():
+        table.add_row(policy + "\n", "\n".join(queues) + "\n")
     console.print(table)
 
 
@@ -86,14 +92,18 @@ async def _apply(settings: Settings) -> int:
         before = await management.diff(wanted)
         _refuse_other_kinds(before)
         await management.apply_policies(wanted)
-    bus = AmqpBus(settings.bus.url, name="topology")
-    await bus.open()
-    try:
-        await bus.declare(wanted)
-    finally:
-        await bus.close()
-    print(f"{_count(wanted)}: {len(before)} differences mended" if before else f"{_count(wanted)}: all there already")
-    return 0
+        bus = AmqpBus(settings.bus.url, name="topology")
+        await bus.open()
+        try:
+            await bus.declare(wanted)
+        finally:
+            await bus.close()
+        left = await management.diff(wanted)
+    mended = f"{len(before) - len(left)} differences mended" if before else "all there already"
+    print(f"{_count(wanted)}: {mended}")
+    for each in left:  # another's policy takes precedence over ours: to change it is the operator's decision
+        print(f"not mended: {each}")
+    return EXIT_DIFFERENT if left else 0
 
 
 async def _diff(settings: Settings, json: bool) -> int:
