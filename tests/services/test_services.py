@@ -26,6 +26,13 @@ REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "tests.services")
 
 
+@pytest.fixture(autouse=True)
+def nothing_runs_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs these tests may have services already, which `run` would use instead of its own."""
+    for name in [name for name in os.environ if name.startswith("FOGACTORS_TEST_")]:
+        monkeypatch.delenv(name)
+
+
 def possible(release: Release) -> None:
     try:
         anyio.run(routes.choose_route, release)
