@@ -1,7 +1,8 @@
 """Every code block of the README and of docs/ does what it shows.
 
 `python` blocks run as scripts; in `console` blocks each `$ fogactors` command prints what follows it (`...` stands for
-anything); `toml` blocks are valid actors.toml; the `make` targets of `sh` blocks exist. `text` blocks are only shown.
+anything); `toml` blocks are valid actors.toml; the `make` targets of `sh` blocks exist. `text` blocks are only shown,
+and `python-pika` blocks run in tests/integration/test_foreign.py, against a real broker.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from fogactors.app.settings import load
+from tests.integration import test_foreign
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 BLOCKS = [
     pytest.param(kind, text, id=f"{page.name}:{source[: at.start()].count(chr(10)) + 1}")
@@ -62,6 +64,8 @@ def test_block(kind, text, tmp_path):
                     assert run(["make", "-n", *words[1:]], ROOT).returncode == 0, line
                 elif words:
                     assert words[0] in {"git", "cd", ".venv/bin/python"}, f"nothing checks {line!r}"
+        case "python-pika":  # needs a broker
+            assert text in test_foreign.SCRIPT, "tests/integration/test_foreign.py does not run it"
         case _:
             assert kind == "text", f"a block of kind {kind!r} is not checked by anything"
 
