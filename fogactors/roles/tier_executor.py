@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fogactors.core import ChildSpec, SupervisorSpec
-from fogactors.messages import Control
+from fogactors.messages import Command, Control
 from fogactors.roles.base import DRAIN_MARGIN_S, RoleContext, controlled
-from fogactors.roles.control import ControlActor
-from fogactors.tasks.executor import Pause, Resume, Switch, TierExecutor, Where
+from fogactors.roles.control import ControlActor, Order
+from fogactors.tasks.executor import TierExecutor
+from fogactors.tasks.requests import Cancel, Pause, Resume, Switch, Where
 
 __all__ = ["EXECUTOR", "tree"]
 
@@ -34,7 +37,7 @@ def tree(context: RoleContext, tier: str) -> SupervisorSpec:
         # All that the broker may deliver at once fits, so a delivery never finds the mailbox full.
         mailbox=max(context.mailbox, 2 * (3 * config.prefetch(context.tiers) + helped)),
     )
-    return controlled(context, name, bus, executor, {"pause": _pause, "resume": _resume, "where": _where})
+    return controlled(context, name, bus, executor, _ORDERS)
 
 
 async def _pause(actor: ControlActor, _: Control) -> None:
@@ -45,5 +48,12 @@ async def _resume(actor: ControlActor, _: Control) -> None:
     await actor.ctx.sibling(EXECUTOR).ask(Resume())
 
 
+async def _cancel(actor: ControlActor, control: Control) -> str | None:
+    return await actor.ctx.sibling(EXECUTOR).ask(Cancel(control.task_id or ""))
+
+
 async def _where(actor: ControlActor, control: Control) -> str | None:
     return await actor.ctx.sibling(EXECUTOR).ask(Where(control.task_id or ""))
+
+
+_ORDERS: Final[dict[Command, Order]] = {"pause": _pause, "resume": _resume, "cancel": _cancel, "where": _where}

@@ -28,7 +28,7 @@ from fogactors.tasks.isolation import Done, Failed, ProcessPool, Skipped
 from fogactors.tasks.retry import Retry, RetryPolicy, Skip, next_delay
 from fogactors.tasks.task import TaskDef
 
-__all__ = ["Attempt", "Crashed", "GaveUp", "NotRun", "Outcome", "Succeeded", "TryAgain"]
+__all__ = ["Attempt", "Cancelled", "Crashed", "GaveUp", "NotRun", "Outcome", "Succeeded", "TryAgain"]
 
 _NULL: Final = Raw(b"null")
 
@@ -68,7 +68,12 @@ class NotRun:
     why: str
 
 
-Outcome = Succeeded | TryAgain | GaveUp | Crashed | NotRun
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody asked for its end while it was here."""
+
+
+Outcome = Cancelled | Succeeded | TryAgain | GaveUp | Crashed | NotRun
 
 
 class Attempt:

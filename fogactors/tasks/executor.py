@@ -21,7 +21,7 @@ from fogactors.coord.base import Coord
 from fogactors.core import Actor, Exit, StopRequested
 from fogactors.errors import ActorError, BusError
 from fogactors.tasks.admission import Admission, Refused, early_by, may_have_run, too_late, waited_s
-from fogactors.tasks.attempt import Attempt, NotRun, Outcome, Succeeded
+from fogactors.tasks.attempt import Attempt, Cancelled, NotRun, Outcome, Succeeded
 from fogactors.tasks.events import QueueUnavailable, TaskStarted, ThreadAbandoned
 from fogactors.tasks.executor_config import ExecutorConfig
 from fogactors.tasks.hand import Hand, Load
@@ -30,7 +30,7 @@ from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.jobs import Jobs
 from fogactors.tasks.policy import Lane, should_help
 from fogactors.tasks.registry import Registry
-from fogactors.tasks.requests import GetLoad, Pause, Resume, Switch, Where
+from fogactors.tasks.requests import Cancel, GetLoad, Pause, Resume, Switch, Where
 from fogactors.tasks.settle import Held, Settler, facts
 from fogactors.tasks.tiers import Tiers
 from fogactors.tasks.watchdog import Watchdog
@@ -170,6 +170,11 @@ class TierExecutor(Actor[Any]):
                 return self._hand.load(helping=self._intake.helping)
             case Where(task_id):
                 return self._hand.where(task_id)
+            case Cancel(task_id):
+                where = self._hand.where(task_id)
+                for held in self._hand.cancel(task_id):
+                    self._jobs.start(self._settle, held, Cancelled())
+                return where
             case Pause():
                 await self._pause()
             case Resume():
@@ -213,8 +218,7 @@ class TierExecutor(Actor[Any]):
         return "draining" if self._draining else "paused" if self._switch.paused else None
 
     def _tell(self, message: object) -> None:
-        # Into this incarnation's own mailbox, which a ref is not. Ending: the delivery stays unsettled and goes back
-        # when the channel closes.
+        # Into this incarnation's own mailbox, which a ref is not. Ending: it stays unsettled until the channel closes.
         with suppress(ActorError):
             self.ctx.mailbox.put_nowait(message)
 
@@ -299,7 +303,9 @@ class TierExecutor(Actor[Any]):
                 outcome = await self._execute(held, on_abandoned)
             # A drain cancels the attempt, never its settling: half a settling would leave two copies of the task.
             # And what was cancelled is not to blame for how it ended.
-            if outcome is None or (scope.cancel_called and not isinstance(outcome, Succeeded)):
+            if held.cancelled and not isinstance(outcome, Succeeded):
+                outcome = Cancelled()
+            elif outcome is None or (scope.cancel_called and not isinstance(outcome, Succeeded)):
                 outcome = NotRun("it did not finish within the drain")
             await self._settle(held, outcome)
         finally:

@@ -60,6 +60,14 @@ class Hand:
             return "running"
         return "waiting" if any(held.task.id == task_id for lane in self._waiting.values() for held in lane) else None
 
+    def cancel(self, task_id: str) -> list[Held]:
+        """Stop it if it runs; returns what waited, taken out."""
+        for held in self._running:
+            if held.task.id == task_id and held.scope is not None:
+                held.cancelled = True
+                held.scope.cancel()
+        return self.pull(lambda held: held.task.id == task_id)
+
     def put(self, held: Held) -> None:
         """At the end of its lane."""
         self._waiting[held.lane].append(held)

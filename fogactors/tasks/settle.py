@@ -25,7 +25,7 @@ from fogactors.bus.base import Bus, Delivery, Message
 from fogactors.coord.base import Coord
 from fogactors.errors import CoordError, WireError
 from fogactors.messages import DeadLetter, Task, TaskResult
-from fogactors.tasks.attempt import Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
+from fogactors.tasks.attempt import Cancelled, Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
 from fogactors.tasks.deadletter import of_task, publish_letter, result_of
 from fogactors.tasks.events import (
     DuplicateResult,
@@ -67,6 +67,7 @@ class Held:
     since: float
     started: datetime | None = None
     scope: anyio.CancelScope | None = None
+    cancelled: bool = False
 
 
 class Settler:
@@ -97,6 +98,8 @@ class Settler:
         match outcome:
             case Succeeded():
                 await self.succeeded(held, outcome)
+            case Cancelled():
+                await self.cancelled(held)
             case TryAgain():
                 await self.try_again(held, outcome)
             case GaveUp():
@@ -108,6 +111,10 @@ class Settler:
 
     async def succeeded(self, held: Held, outcome: Succeeded) -> None:
         await self._record(held, self._result(held, "succeeded", value=outcome.value))
+        await held.delivery.ack()
+
+    async def cancelled(self, held: Held) -> None:
+        await self._record(held, self._result(held, "cancelled"))
         await held.delivery.ack()
 
     async def try_again(self, held: Held, outcome: TryAgain) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -11,8 +12,9 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.core import ActorExited, ActorStarted
+from fogactors.errors import TaskCancelled
 from fogactors.messages import Control, ControlReply
-from fogactors.tasks.events import TaskHandedBack
+from fogactors.tasks.events import TaskHandedBack, TaskStarted
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.task import task
 from fogactors.testing import eventually, fog
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.asyncio
 
 registry = Registry()
 gates: dict[str, anyio.Event] = {}
+threads: dict[str, threading.Event] = {}
 
 
 @task(registry=registry)
@@ -137,6 +140,43 @@ async def test_where_says_who_has_it():
         gates["w"].set()
         await handle.result(5)
         assert (bytes(here.data), bytes(nowhere.data)) == (b'"running"', b"null")
+
+
+@task(registry=registry)
+def in_a_thread(gate: str) -> None:
+    threads[gate].wait(10)
+
+
+@pytest.mark.parametrize("kind", [wait_for, in_a_thread], ids=["loop", "thread"])
+async def test_what_runs_is_cancelled(kind):
+    gates["c"], threads["c"] = anyio.Event(), threading.Event()
+    async with operator() as (system, give, _):
+        handle = await system.submit(kind, "c")
+        await system.recorder.wait_for(TaskStarted, task_id=handle.id)
+        [here] = await give("cancel", task_id=handle.id)
+        assert bytes(here.data) == b'"running"'
+        with pytest.raises(TaskCancelled):
+            await handle.result(5)
+        threads["c"].set()
+        await system.wait_idle()
+        assert (await (await system.submit(echo, "next")).result(5)) == "next"
+        assert system.ready("tasks.normal") == system.ready("dlq") == 0
+
+
+async def test_what_waits_is_cancelled_and_never_runs():
+    gates["c"] = anyio.Event()
+    async with operator() as (system, give, _):
+        running = [await system.submit(wait_for, "c") for _ in range(4)]
+        waiting = await system.submit(echo, "waits")
+        await eventually(lambda: sum(d.unsettled for d in system.broker.depths().values()) >= 5, "it is in hand")
+        [here] = await give("cancel", task_id=waiting.id)
+        [nowhere] = await give("cancel", task_id="unknown")
+        assert (bytes(here.data), bytes(nowhere.data)) == (b'"waiting"', b"null")
+        with pytest.raises(TaskCancelled):
+            await waiting.result(5)
+        gates["c"].set()
+        assert [await handle.result(5) for handle in running] == ["c"] * 4
+        assert not [each for each in system.recorder.of(TaskStarted) if each.task_id == waiting.id]
 
 
 async def test_garbage_and_unknown_orders_are_left_alone():

@@ -33,7 +33,7 @@ def ping(node: NodeOption = None, role: RoleOption = None, wait: WaitOption = AN
 
 
 def pause(node: NodeOption = None, role: RoleOption = None, wait: WaitOption = ANSWER_S, json: Json = False) -> None:
-    """Executors take nothing more and hand back what waits; what runs may finish. Until `resume`."""
+    """Executors take nothing more and hand back what waits; what runs may finish. Until `resume`, or their end."""
     _order("pause", node, role, wait, json)
 
 
