@@ -172,15 +172,24 @@ async def connected(services: Services, *, max_body: int = MAX_BODY) -> AsyncIte
 
 
 @asynccontextmanager
-async def submitting(services: Services) -> AsyncIterator[Submitter]:
-    """A submitter in this process; open it inside the test. Its connection is not brought back when it is lost."""
+async def store(services: Services) -> AsyncIterator[RedisCoord]:
     coord = RedisCoord(services.redis_url)
     try:
-        async with connected(services) as bus, Submitter(bus, coord, tiers_of(Settings())) as submitter:
-            yield submitter
+        yield coord
     finally:
         with anyio.CancelScope(shield=True):
             await coord.close()
+
+
+@asynccontextmanager
+async def submitting(services: Services) -> AsyncIterator[Submitter]:
+    """A submitter in this process; open it inside the test. Its connection is not brought back when it is lost."""
+    async with (
+        store(services) as coord,
+        connected(services) as bus,
+        Submitter(bus, coord, tiers_of(Settings())) as submitter,
+    ):
+        yield submitter
 
 
 @asynccontextmanager
