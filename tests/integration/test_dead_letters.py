@@ -113,9 +113,9 @@ async def test_each_is_parked_with_its_reason_and_the_consumer_goes_on(fog):
                 assert (found.task_id, found.correlation_id) == (None, "order-7"), name
         for queue in ("tasks.normal", "dlq", "retry.1"):
             assert (await raw.inspect(queue)).ready == 0
+    assert (await executor.stop()).code == 0
     assert len(executor.logged("TaskDeadLettered")) == len(POISONS)  # one ERROR each
     assert not executor.logged("ActorExited")
-    assert (await executor.stop()).code == 0
 
 
 async def test_garbage_among_the_dead_letters_is_parked_as_well(fog):
