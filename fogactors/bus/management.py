@@ -168,13 +168,6 @@ class Management:
     async def delete_queue(self, name: str) -> None:
         await self._call("DELETE", f"/api/queues/{self._vhost}/{quote(name, safe='')}")
 
-    async def connections(self) -> list[dict[str, Any]]:
-        """Those that the broker knows of; it learns of them seconds late."""
-        return await self._call("GET", "/api/connections")
-
-    async def close_connection(self, name: str) -> None:
-        await self._call("DELETE", f"/api/connections/{quote(name, safe='')}")
-
     async def _list(self, what: str) -> list[dict[str, Any]]:
         return await self._call("GET", f"/api/{what}/{self._vhost}")
 

@@ -120,10 +120,15 @@ class Intake:
 
     async def replace(self, stalled: Subscription) -> None:
         """Subscribe anew and cancel the old consumer. Its channel stays for what came on it: were it closed, and the
-        broker merely slow, all that would run twice. Raises `BusError`."""
+        broker merely slow, all that would run twice. Where the queue cannot be had just now, the old one stays as
+        it is and the watchdog looks again: an error here would end what runs."""
         if stalled in self._open and not stalled.cancelled:
-            stalled.cancelled = True
-            await self._subscribe(stalled.lane, helps=stalled.helps)
+            stalled.cancelled = True  # at once, so that nobody replaces it twice
+            try:
+                await self._subscribe(stalled.lane, helps=stalled.helps)
+            except BusError:
+                stalled.cancelled = False
+                return
             if stalled.consumer is not None:
                 await self._end(stalled, stalled.consumer)
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
+from fogactors.errors import BusUnavailable
 from fogactors.tasks.events import TaskEnded, TaskHandedBack, TaskStarted
 from fogactors.tasks.intake import Intake
 from fogactors.tasks.tiers import Tiers
@@ -123,8 +124,11 @@ class FakeBus:
         self.log = []
         self.deliver = {}
         self.made = None
+        self.refuses = False
 
     async def consume(self, queue, on_delivery, *, prefetch, priority, on_lost):
+        if self.refuses:
+            raise BusUnavailable("no leader")
         self.deliver[queue] = on_delivery
         self.log.append((queue, prefetch, priority))
         if self.made is not None:
@@ -219,3 +223,15 @@ async def test_a_replaced_consumer_keeps_its_channel_for_what_came_on_it(intake,
     assert stalled not in intake.standing
     await intake.settled(stalled)
     assert bus.log[2:] == [("close", "tasks.normal")]
+
+
+async def test_a_consumer_that_cannot_be_replaced_just_now_stays(intake, bus, got):
+    await intake.open(intake.own[0])
+    bus.deliver["tasks.high_priority.medium"](None)
+    bus.refuses = True
+    await intake.replace(got[0])
+    assert intake.standing == [got[0]]
+    bus.refuses = False
+    await intake.replace(got[0])
+    assert got[0] not in intake.standing
+    assert len(intake.standing) == 1
