@@ -48,7 +48,9 @@ __all__ = [
     "TaskExpired",
     "WorkerLost",
     "TimeLimitExceeded",
+    "MemoryLimitExceeded",
     "ChildCrashed",
+    "DeadLetterMissing",
 ]
 
 
@@ -239,5 +241,13 @@ class TimeLimitExceeded(TaskError):
     """The task ran longer than its time limit."""
 
 
+class MemoryLimitExceeded(TaskError):
+    """The task took more memory than it may."""
+
+
 class ChildCrashed(TaskError):
     """A worker process died in the middle of a task."""
+
+
+class DeadLetterMissing(FogError):
+    """There is no dead letter of this id, or its time in the stream is over."""

@@ -23,8 +23,10 @@ __all__ = [
     "Control",
     "ControlReply",
     "DeadLetter",
+    "DeadLetterFate",
     "ErrorInfo",
     "Event",
+    "LetterState",
     "NodeMetrics",
     "Priority",
     "Reason",
@@ -85,8 +87,10 @@ class Task(Struct, kw_only=True, omit_defaults=True):
     """Work to do. `id` is `<submitter>-<n>` (see `fogactors.tasks.client`) or whatever a foreign client chose.
 
     `attempt` counts the runs that ended in a failure or are running (first run: 1); `hops` counts republishes;
-    `generation` counts replays from the dead letters. `not_before`, `deadline`: points in time. `time_limit`: seconds
-    of one attempt. `cpu`: cores, `memory_mb`: MiB, both of one attempt; absent means the tier's share.
+    `generation` counts replays from the dead letters; `crashes` counts the deliveries of this attempt that ended with
+    their worker, up to its last republish: from there on the broker counts anew. `not_before`, `deadline`: points in
+    time. `time_limit`: seconds of one attempt. `cpu`: cores, `memory_mb`: MiB, both of one attempt; absent means the
+    tier's share.
     """
 
     schema: str = _schema("task/1")
@@ -101,6 +105,7 @@ class Task(Struct, kw_only=True, omit_defaults=True):
     max_attempts: int = 1
     hops: int = 0
     generation: int = 0
+    crashes: int = 0
     created: UTC
     not_before: UTC | None = None
     deadline: UTC | None = None
@@ -147,7 +152,11 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, kw_only=True, omit_defaults=True):
-    """What was given up on, and why. `body` holds the original bytes as they were (base64 in JSON), readable or not."""
+    """What was given up on, and why. `body` holds the original bytes as they were (base64 in JSON), readable or not.
+
+    One task has one letter for each generation. `revision` counts what an operator edited in it: of several letters
+    with the same `id` and generation the one with the highest is the letter.
+    """
 
     schema: str = _schema("dead_letter/1")
     id: str
@@ -158,6 +167,7 @@ class DeadLetter(Struct, kw_only=True, omit_defaults=True):
     task_id: str | None = None
     name: str | None = None
     generation: int = 0
+    revision: int = 0
     attempts: int = 0
     worker: str | None = None
     origin: str | None = None
@@ -165,6 +175,22 @@ class DeadLetter(Struct, kw_only=True, omit_defaults=True):
     last: UTC
     correlation_id: str | None = None
     traceparent: str | None = None
+
+
+LetterState = Literal["parked", "replayed", "purged"]
+"""What became of a dead letter: it lies there, it was published once more, or nobody wants to see it again."""
+
+
+class DeadLetterFate(Struct, kw_only=True, omit_defaults=True):
+    """What became of a dead letter, in the stream behind it. `id` and `generation` are the letter's; `by`: who did it,
+    a role or `fogactors dlq`."""
+
+    schema: str = _schema("dead_letter_fate/1")
+    id: str
+    generation: int = 0
+    state: LetterState
+    at: UTC
+    by: str = ""
 
 
 class Beat(Struct, kw_only=True, omit_defaults=True):

@@ -1,22 +1,29 @@
-"""The coordination store: results, notices, leases, membership, heartbeats."""
+"""The coordination store: results, idempotency keys, dead letters' index, notices, leases, membership, heartbeats."""
 
 from fogactors.coord.base import (
+    CANCEL_KEEP_S,
     RESULT_TTL_S,
     BeatWriter,
+    Claim,
     Coord,
     Lease,
     Notices,
     Recorded,
     done_channel,
 )
+from fogactors.coord.letters import LetterIndex, ParkedLetter
 from fogactors.coord.memory import MemoryCoord, MemoryStore
 
 __all__ = [
     "Coord",
     "Lease",
+    "Claim",
     "Notices",
     "BeatWriter",
     "Recorded",
+    "LetterIndex",
+    "ParkedLetter",
+    "CANCEL_KEEP_S",
     "RESULT_TTL_S",
     "done_channel",
     "MemoryCoord",

@@ -10,12 +10,26 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from fogactors.coord.letters import LetterIndex
 from fogactors.messages import Beat, TaskResult
 
-__all__ = ["RESULT_TTL_S", "BeatWriter", "Coord", "Lease", "Notices", "Recorded", "done_channel"]
+__all__ = [
+    "CANCEL_KEEP_S",
+    "RESULT_TTL_S",
+    "BeatWriter",
+    "Claim",
+    "Coord",
+    "Lease",
+    "Notices",
+    "Recorded",
+    "done_channel",
+]
 
 RESULT_TTL_S = 900.0
 """How long a result is kept by default. It is also the window in which a task is recorded only once."""
+
+CANCEL_KEEP_S = 7 * 24 * 3600.0
+"""How long a cancellation is remembered by default: as long as a task may lie in a delay, not as long as its result."""
 
 Recorded = Literal["recorded", "duplicate"]
 
@@ -37,6 +51,15 @@ class Lease:
     owner: str
     token: int
     ttl_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Claim:
+    """Whose task an idempotency key stands for. `confirmed`: its publish was confirmed by the broker; otherwise it
+    may or may not have arrived, and is to be published again under the same id."""
+
+    task_id: str
+    confirmed: bool
 
 
 class Notices(Protocol):
@@ -73,6 +96,38 @@ class Coord(Protocol):
         ...
 
     async def result(self, task_id: str) -> TaskResult | None: ...
+
+    # -- cancellations
+
+    async def cancel(
+        self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S, keep_s: float = CANCEL_KEEP_S
+    ) -> TaskResult:
+        """Record a result whose state is `cancelled`, as `record` does, and remember for `keep_s` that this task and
+        generation is not to be run. Both in one step. Returns the record that stands: when the task had ended
+        otherwise, its result, and nothing is remembered. Idempotent."""
+        ...
+
+    async def cancelled(self) -> dict[str, int]:
+        """Every task that is not to be run: id to the generation up to which that holds."""
+        ...
+
+    # -- idempotency keys
+
+    async def claim(self, key: str, task_id: str, *, ttl_s: float) -> Claim:
+        """Take a key for a task, for `ttl_s`, or learn which task has it. Whoever took it gets its own id back,
+        unconfirmed; asked again with the same id it gives the same answer."""
+        ...
+
+    async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
+        """The task that holds the key has been published. Does nothing when another holds it by now."""
+        ...
+
+    # -- dead letters
+
+    @property
+    def letters(self) -> LetterIndex:
+        """The index of the stream of dead letters."""
+        ...
 
     # -- notices (pub/sub: at most once, nothing is replayed)
 

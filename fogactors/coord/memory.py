@@ -10,18 +10,29 @@ One event loop at a time; only a beat writer may be used from another thread.
 from __future__ import annotations
 
 import copy
-import heapq
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from fogactors.coord.base import RESULT_TTL_S, BeatWriter, Lease, Notices, Recorded, done_channel
+from fogactors.coord.base import (
+    CANCEL_KEEP_S,
+    RESULT_TTL_S,
+    BeatWriter,
+    Claim,
+    Lease,
+    Notices,
+    Recorded,
+    done_channel,
+)
+from fogactors.coord.expiring import Expiring
+from fogactors.coord.letters import LetterIndex
+from fogactors.coord.memory_letters import LetterTable, MemoryLetters
 from fogactors.errors import CoordUnavailable, LeaseLost
 from fogactors.messages import Beat, TaskResult
 
@@ -29,45 +40,6 @@ __all__ = ["NOTICES_BUFFERED", "MemoryCoord", "MemoryStore"]
 
 NOTICES_BUFFERED = 10_000
 """Notices that wait for one slow listener. More are dropped, as Redis drops a client that does not read."""
-
-T = TypeVar("T")
-
-
-class _Expiring(Generic[T]):
-    """A dict whose entries run out. What is due is swept by the next write: no timer or task runs for it."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._entries: dict[str, tuple[float, T]] = {}
-        # A renewal leaves its old due time in the heap; a few stale pairs cost less than finding them.
-        self._due: list[tuple[float, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: str) -> T | None:
-        entry = self._entries.get(key)
-        return entry[1] if entry is not None and entry[0] > self._clock() else None
-
-    def put(self, key: str, value: T, ttl_s: float) -> None:
-        now = self._clock()
-        while self._due and self._due[0][0] <= now:
-            _, stale = heapq.heappop(self._due)
-            if stale in self._entries and self._entries[stale][0] <= now:
-                del self._entries[stale]
-        self._entries[key] = (now + ttl_s, value)
-        heapq.heappush(self._due, (now + ttl_s, key))
-
-    def discard(self, key: str) -> None:
-        self._entries.pop(key, None)
-
-    def clear(self) -> None:
-        self._entries.clear()
-        self._due.clear()
-
-    def values(self) -> list[T]:
-        now = self._clock()
-        return [value for due, value in self._entries.values() if due > now]
 
 
 class MemoryStore:
@@ -91,28 +63,44 @@ class MemoryStore:
         self.full = False
         self.drop_notices = False
         self.notices_lost = 0
-        self._results: _Expiring[TaskResult] = _Expiring(clock)
-        self._leases: _Expiring[Lease] = _Expiring(clock)
-        self._beats: _Expiring[Beat] = _Expiring(clock)
+        self._results: Expiring[TaskResult] = Expiring(clock)
+        self._cancelled: Expiring[tuple[str, int]] = Expiring(clock)
+        self._claims: Expiring[Claim] = Expiring(clock)
+        self._leases: Expiring[Lease] = Expiring(clock)
+        self._beats: Expiring[Beat] = Expiring(clock)
         # Beats alone are written from other threads; everything else belongs to the loop and needs no lock.
         self._beats_lock = threading.Lock()
         # Apart from the leases, because a token must not start again when its lease has run out.
         self._tokens: dict[str, int] = {}
         self._groups: dict[str, set[str]] = {}
         self._listeners: dict[str, list[MemoryObjectSendStream[str]]] = {}
+        self.letters = LetterTable()
 
-    def expire_now(self, what: Literal["results", "leases", "beats"], key: str | None = None) -> None:
-        """Let an entry run out at once: a task id, a lease's name or `<node>/<role>`; without `key`, all."""
+    def expire_now(
+        self, what: Literal["results", "leases", "beats", "claims", "cancelled"], key: str | None = None
+    ) -> None:
+        """Let an entry run out at once: a task id, a lease's name, `<node>/<role>`, an idempotency key or
+        `<generation>:<task id>`; without `key`, all."""
         with self._beats_lock:
-            entries = {"results": self._results, "leases": self._leases, "beats": self._beats}[what]
+            entries = self._expiring()[what]
             if key is None:
                 entries.clear()
             else:
                 entries.discard(key)
 
     def sizes(self) -> dict[str, int]:
-        """How many results, leases and beats are in memory, also those that ran out and are not swept."""
-        return {"results": len(self._results), "leases": len(self._leases), "beats": len(self._beats)}
+        """How many of each kind are in memory, also those that ran out and are not swept."""
+        sizes = {what: len(entries) for what, entries in self._expiring().items()}
+        return sizes | {"letters": len(self.letters)}
+
+    def _expiring(self) -> dict[str, Expiring[Any]]:
+        return {
+            "results": self._results,
+            "leases": self._leases,
+            "beats": self._beats,
+            "claims": self._claims,
+            "cancelled": self._cancelled,
+        }
 
     # What clients do. Each step is one piece without an await, as a Redis script is.
 
@@ -136,6 +124,30 @@ class MemoryStore:
 
     def result(self, task_id: str) -> TaskResult | None:
         return copy.copy(self._results.get(task_id))
+
+    def cancel(self, result: TaskResult, ttl_s: float, keep_s: float) -> TaskResult:
+        self.record(result, ttl_s)
+        standing = self._results.get(result.task_id) or result
+        if standing.state == "cancelled" and standing.generation == result.generation:
+            cancelled = (result.task_id, result.generation)
+            self._cancelled.put(f"{result.generation}:{result.task_id}", cancelled, keep_s)
+        return copy.copy(standing)
+
+    def cancelled(self) -> dict[str, int]:
+        # Sorted, so that of several generations of one task the newest is what stays in the dict.
+        return dict(sorted(self._cancelled.values(), key=lambda each: each[1]))
+
+    def claim(self, key: str, task_id: str, ttl_s: float) -> Claim:
+        held = self._claims.get(key)
+        if held is None:
+            held = Claim(task_id, confirmed=False)
+            self._claims.put(key, held, ttl_s)
+        return held
+
+    def confirm(self, key: str, task_id: str, ttl_s: float) -> None:
+        held = self._claims.get(key)
+        if held is None or held.task_id == task_id:
+            self._claims.put(key, Claim(task_id, confirmed=True), ttl_s)
 
     def publish(self, channel: str, payload: str) -> None:
         for listener in self._listeners.get(channel, ()):
@@ -252,6 +264,7 @@ class MemoryCoord:
         self._store = store
         self._closed = False
         self._subscriptions: set[MemoryObjectSendStream[str]] = set()
+        self._letters = MemoryLetters(store.letters, self._reach)
 
     async def _reach(self, *, storing: bool = False) -> MemoryStore:
         await checkpoint()
@@ -274,6 +287,24 @@ class MemoryCoord:
 
     async def result(self, task_id: str) -> TaskResult | None:
         return (await self._reach()).result(task_id)
+
+    async def cancel(
+        self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S, keep_s: float = CANCEL_KEEP_S
+    ) -> TaskResult:
+        return (await self._reach(storing=True)).cancel(result, ttl_s, keep_s)
+
+    async def cancelled(self) -> dict[str, int]:
+        return (await self._reach()).cancelled()
+
+    async def claim(self, key: str, task_id: str, *, ttl_s: float) -> Claim:
+        return (await self._reach(storing=True)).claim(key, task_id, ttl_s)
+
+    async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
+        (await self._reach(storing=True)).confirm(key, task_id, ttl_s)
+
+    @property
+    def letters(self) -> LetterIndex:
+        return self._letters
 
     async def notify(self, channel: str, payload: str) -> None:
         (await self._reach()).publish(channel, payload)

@@ -2,72 +2,57 @@
 
 What each thing is there: a result is the JSON of a `TaskResult` under `fog:result:<id>`; a lease is a string (its
 owner) under its own name, with its fencing counter beside it; a group is a set; a beat is JSON under
-`fog:beat:<node>:<role>`, listed in the set `fog:beats`. Redis must not evict (`maxmemory-policy noeviction`).
+`fog:beat:<node>:<role>`, listed in the set `fog:beats`; an idempotency key is a string under `fog:once:<key>`;
+`fog:cancelled` is a sorted set; the dead letters' index is described in `scripts_letters.py`. Redis must not evict
+(`maxmemory-policy noeviction`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import anyio
 import redis
 import redis.asyncio
-from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, RedisError  # noqa: A004
+from redis.exceptions import ConnectionError  # noqa: A004
 from redis.retry import Retry
 
 from fogactors.coord import scripts
-from fogactors.coord.base import RESULT_TTL_S, BeatWriter, Lease, Notices, Recorded, done_channel
+from fogactors.coord.base import (
+    CANCEL_KEEP_S,
+    RESULT_TTL_S,
+    BeatWriter,
+    Claim,
+    Lease,
+    Notices,
+    Recorded,
+    done_channel,
+)
 from fogactors.coord.group_commit import GroupCommit
-from fogactors.errors import CoordRefused, CoordUnavailable, LeaseLost, WireError
+from fogactors.coord.letters import LetterIndex
+from fogactors.coord.redis_bounds import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, in_time, quietly, translated
+from fogactors.coord.redis_letters import RedisLetters
+from fogactors.coord.redis_notices import RedisNotices, wait_subscribed
+from fogactors.errors import CoordUnavailable, LeaseLost, WireError
 from fogactors.messages import Beat, TaskResult
 from fogactors.wire.codec import decode, encode
 
 __all__ = ["RedisCoord"]
 
-CONNECT_TIMEOUT_S: Final = 1.0
-ANSWER_TIMEOUT_S: Final = 2.0
-CALL_TIMEOUT_S: Final = 3.0
-"""For one method in all: its turn, the connection, the login, the answer, a retry."""
 RETRIES: Final = 1
 """Of redis-py's own, because a pooled connection may be dead without knowing. Only after a broken connection: to ask
 a store again that does not answer would make one that is away look slow instead (redis-py's default is 10)."""
 CONNECTIONS: Final = 16
 """At once, beside those that listen. Redis does one thing at a time, so more of them wait there instead of here; and at
 100 redis-py raises."""
-POLL_S: Final = 1.0
-"""How long a listener waits in one go, so that a closed one is noticed."""
-SILENCE_S: Final = 3.0
-"""A listener that hears nothing for so long, not even answers to its pings, has lost the store."""
-
 BEATS: Final = "fog:beats"
-
-T = TypeVar("T")
-
-
-@contextmanager
-def _translated(what: str) -> Generator[None]:
-    try:
-        yield
-    except (AuthenticationError, NoPermissionError) as error:
-        raise CoordRefused(f"{what}: Redis refuses: {error}") from error
-    except (RedisError, OSError) as error:
-        if "NOPERM" in str(error) or "ACL failure" in str(error):  # inside a script it is a plain ResponseError
-            raise CoordRefused(f"{what}: Redis refuses: {error}") from error
-        raise CoordUnavailable(f"{what}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _in_time(what: str) -> Generator[None]:
-    try:
-        with anyio.fail_after(CALL_TIMEOUT_S):
-            yield
-    except TimeoutError:
-        raise CoordUnavailable(f"{what}: Redis did not answer within {CALL_TIMEOUT_S:g} s") from None
+CANCELLED: Final = "fog:cancelled"
+CANCELLED_BATCH: Final = 2000
+"""Cancellations that one request reads, so that none holds up the store."""
 
 
 class RedisCoord:
@@ -80,8 +65,9 @@ class RedisCoord:
         self._client = self._connect()
         self._slots = anyio.Semaphore(CONNECTIONS)
         self._closed = False
-        self._subscriptions: set[_Notices] = set()
+        self._subscriptions: set[RedisNotices] = set()
         self._recording: GroupCommit[tuple[str, list[Any]], int] = GroupCommit(self._record_all)
+        self._letters = RedisLetters(self._script)
 
     def _connect(self) -> redis.asyncio.Redis:
         return redis.asyncio.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -105,7 +91,7 @@ class RedisCoord:
         self._closed = True
         for notices in self._subscriptions:
             notices.closed = True
-        with anyio.move_on_after(ANSWER_TIMEOUT_S), _translated("disconnect from Redis"):
+        with anyio.move_on_after(ANSWER_TIMEOUT_S), translated("disconnect from Redis"):
             await self._client.aclose()
 
     # -- results
@@ -130,6 +116,50 @@ class RedisCoord:
             body = cast("bytes | None", await self._client.get(_result_key(task_id)))
         return None if body is None else decode(body, TaskResult)
 
+    # -- cancellations
+
+    async def cancel(
+        self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S, keep_s: float = CANCEL_KEEP_S
+    ) -> TaskResult:
+        task_id = result.task_id
+        standing = await self._script(
+            "cancel a task",
+            scripts.CANCEL,
+            [_result_key(task_id), CANCELLED],
+            [encode(result), result.generation, _ms(ttl_s), done_channel(task_id), task_id, _ms(keep_s)],
+        )
+        return decode(standing, TaskResult)
+
+    async def cancelled(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        cursor = "0"
+        while True:
+            cursor, members = await self._script(
+                "read the cancellations", scripts.CANCELLED, [CANCELLED], [cursor, CANCELLED_BATCH]
+            )
+            for member in members:
+                generation, _, task_id = member.decode(errors="replace").partition(":")
+                if generation.isdecimal() and task_id:
+                    found[task_id] = max(int(generation), found.get(task_id, 0))
+            if int(cursor) == 0:
+                return found
+
+    # -- idempotency keys
+
+    async def claim(self, key: str, task_id: str, *, ttl_s: float) -> Claim:
+        held = await self._script("claim an idempotency key", scripts.CLAIM, [_once(key)], [task_id, _ms(ttl_s)])
+        state, _, holder = held.decode().partition(":")
+        return Claim(holder, confirmed=state == "c")
+
+    async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
+        await self._script("confirm an idempotency key", scripts.CONFIRM, [_once(key)], [task_id, _ms(ttl_s)])
+
+    # -- dead letters
+
+    @property
+    def letters(self) -> LetterIndex:
+        return self._letters
+
     # -- notices
 
     async def notify(self, channel: str, payload: str) -> None:
@@ -139,17 +169,17 @@ class RedisCoord:
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncGenerator[Notices]:
         pubsub = self._client.pubsub()  # pyright: ignore[reportUnknownMemberType]
-        notices = _Notices(pubsub)
+        notices = RedisNotices(pubsub)
         self._subscriptions.add(notices)
         try:
             async with self._reach("listen"):
                 await pubsub.subscribe(channel)  # pyright: ignore[reportUnknownMemberType]
-                await _answer(pubsub, "subscribe")
+                await wait_subscribed(pubsub)
             yield notices
         finally:
             self._subscriptions.discard(notices)
             notices.closed = True
-            with anyio.move_on_after(ANSWER_TIMEOUT_S, shield=True), _quietly():
+            with anyio.move_on_after(ANSWER_TIMEOUT_S, shield=True), quietly():
                 await pubsub.aclose()
 
     # -- leases
@@ -234,7 +264,7 @@ class RedisCoord:
     def _bounded(self, what: str) -> Generator[None]:
         if self._closed:  # redis-py would connect again
             raise CoordUnavailable(f"{what}: this client is closed")
-        with _in_time(what), _translated(what):
+        with in_time(what), translated(what):
             yield
 
     async def _script(self, what: str, script: str, keys: list[str], args: list[Any]) -> Any:
@@ -243,38 +273,6 @@ class RedisCoord:
 
     def _run(self, script: str) -> Callable[..., Any]:
         return self._client.register_script(script)
-
-
-class _Notices:
-    """One subscription. After a break that it can mend redis-py subscribes again by itself; what was sent meanwhile
-    is gone. A connection that died without a word it would not notice, so we ask."""
-
-    def __init__(self, pubsub: PubSub) -> None:
-        self.closed = False
-        self._pubsub = pubsub
-        self._heard_at = anyio.current_time()
-
-    def __aiter__(self) -> _Notices:
-        return self
-
-    async def __anext__(self) -> str:
-        self._heard_at = anyio.current_time()  # whoever did not ask for notices did not hear silence
-        while not self.closed:
-            with _in_time("listen"), _translated("listen"):
-                message = await _next(self._pubsub)
-                if message is None:
-                    await self._ask()
-            if message is not None:
-                self._heard_at = anyio.current_time()
-                if message["type"] == "message":
-                    return cast("bytes", message["data"]).decode()
-        raise StopAsyncIteration
-
-    async def _ask(self) -> None:
-        silent_s = anyio.current_time() - self._heard_at
-        if silent_s > SILENCE_S:
-            raise CoordUnavailable(f"listen: nothing came from Redis for {silent_s:.1f} s")
-        await self._pubsub.ping()  # pyright: ignore[reportUnknownMemberType]
 
 
 class _BeatWriter:
@@ -294,7 +292,7 @@ class _BeatWriter:
         if self._closed:  # redis-py would connect again
             raise CoordUnavailable("write a beat: this writer is closed")
         key = _beat_key(beat)
-        with _translated("write a beat"), self._client.pipeline(transaction=True) as pipe:  # pyright: ignore[reportUnknownMemberType]
+        with translated("write a beat"), self._client.pipeline(transaction=True) as pipe:  # pyright: ignore[reportUnknownMemberType]
             pipe.set(key, encode(beat), px=_ms(ttl_s))
             pipe.sadd(BEATS, key)
             pipe.execute()
@@ -304,33 +302,16 @@ class _BeatWriter:
         self._client.close()
 
 
-async def _next(pubsub: PubSub) -> dict[str, Any] | None:
-    return await pubsub.get_message(timeout=POLL_S)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-
-
-async def _answer(pubsub: PubSub, kind: str) -> None:
-    """Wait until the subscription stands."""
-    with anyio.fail_after(ANSWER_TIMEOUT_S):
-        while True:
-            message = await _next(pubsub)
-            if message is not None and message["type"] == kind:
-                return
-
-
-@contextmanager
-def _quietly() -> Generator[None]:
-    try:
-        yield
-    except (RedisError, OSError):
-        return
-
-
 def _result_key(task_id: str) -> str:
     return f"fog:result:{task_id}"
 
 
 def _beat_key(beat: Beat) -> str:
     return f"fog:beat:{beat.node}:{beat.role}"
+
+
+def _once(key: str) -> str:
+    return f"fog:once:{key}"
 
 
 def _fence(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACQUIRE", "LEAVE", "RECORD", "RELEASE", "RENEW"]
+__all__ = ["ACQUIRE", "CANCEL", "CANCELLED", "CLAIM", "CONFIRM", "LEAVE", "RECORD", "RELEASE", "RENEW"]
 
 RECORD: Final = """
 -- For each result KEYS: result. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was one, or
@@ -28,6 +28,76 @@ for i, key in ipairs(KEYS) do
 end
 return answers
 """
+
+CANCEL: Final = """
+-- KEYS: result, cancelled. ARGV: body, generation, ttl in ms, channel, task id, how long to remember in ms. The record
+-- that stands. Remembered is `<generation>:<id>` until a time by this server's clock, which all clients share: one
+-- whose own clock is wrong by days would forget for the others.
+local standing = redis.call('GET', KEYS[1])
+local remember = standing == ARGV[1]
+if standing and not remember then
+  local readable, old = pcall(cjson.decode, standing)
+  if readable and type(old) == 'table' then
+    local generation = tonumber(old['generation']) or 0
+    if generation > tonumber(ARGV[2]) then return standing end
+    if generation == tonumber(ARGV[2]) then
+      if old['state'] ~= 'cancelled' then return standing end
+      remember = true
+    end
+  end
+end
+if not remember then
+  standing = ARGV[1]
+  redis.call('SET', KEYS[1], standing, 'PX', ARGV[3])
+  redis.call('PUBLISH', ARGV[4], ARGV[5])
+end
+local kind, time = redis.call('TYPE', KEYS[2]).ok, redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if kind ~= 'zset' and kind ~= 'none' then redis.call('DEL', KEYS[2]) end
+redis.call('ZADD', KEYS[2], now + ARGV[6], ARGV[2] .. ':' .. ARGV[5])
+-- More go than come, and never so many that others wait for it.
+local gone = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
+if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
+return standing
+"""
+
+CANCELLED: Final = """
+-- KEYS: cancelled. ARGV: cursor, about how many. The next cursor ('0' at the end), and those that are still remembered.
+-- By ZSCAN, which gives all that stay meanwhile; by rank one would be passed over for each that goes.
+if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then return {'0', {}} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local found, live = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}
+for i = 1, #found[2], 2 do
+  if tonumber(found[2][i + 1]) > now then live[#live + 1] = found[2][i] end
+end
+return {found[1], live}
+"""
+
+_CLAIMS: Final = """
+-- `p:` (pending) or `c:` (confirmed) and the task id; anything else is somebody else's, and is written over.
+local function held()
+  if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return nil end
+  return string.match(redis.call('GET', KEYS[1]), '^[pc]:(.+)$')
+end
+"""
+
+CLAIM: Final = (
+    _CLAIMS
+    + """
+-- KEYS: claim. ARGV: task id, ttl in ms. What stands there now.
+if not held() then redis.call('SET', KEYS[1], 'p:' .. ARGV[1], 'PX', ARGV[2]) end
+return redis.call('GET', KEYS[1])
+"""
+)
+
+CONFIRM: Final = (
+    _CLAIMS
+    + """
+-- KEYS: claim. ARGV: task id, ttl in ms. One that ran out meanwhile is taken again: the task is in the broker.
+if (held() or ARGV[1]) == ARGV[1] then redis.call('SET', KEYS[1], 'c:' .. ARGV[1], 'PX', ARGV[2]) end
+"""
+)
 
 ACQUIRE: Final = """
 -- KEYS: lease, fence. ARGV: owner, ttl in ms. The token, or 0: another holds it. The fence never expires.

@@ -4,17 +4,21 @@ from datetime import UTC, datetime
 
 import anyio
 import pytest
+from msgspec import structs
 
-from fogactors.coord import Lease, MemoryCoord, MemoryStore, done_channel
+from fogactors.coord import Claim, Lease, MemoryCoord, MemoryStore, ParkedLetter, done_channel
 from fogactors.coord.memory import NOTICES_BUFFERED
 from fogactors.errors import CoordUnavailable
-from fogactors.messages import Beat, TaskResult
+from fogactors.messages import Beat, DeadLetterFate, TaskResult
 
 pytestmark = pytest.mark.asyncio
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 BEAT = Beat(node="n1", role="executor", at=AT)
 RESULT = TaskResult(task_id="me-1", name="t", state="succeeded", finished=AT)
+CANCELLED = TaskResult(task_id="me-2", name="t", state="cancelled", finished=AT)
+LETTER = ParkedLetter(id="a", offset=0, reason="failed", first=AT, last=AT)
+FATE = DeadLetterFate(id="a", state="replayed", at=AT)
 LEASE = Lease("master", "n1", 1, 30.0)
 
 STORING = {
@@ -22,6 +26,11 @@ STORING = {
     "acquire": lambda c: c.acquire("other", "n1", 30),
     "join": lambda c: c.join("g", "a"),
     "beat": lambda c: c.beat(BEAT, 90),
+    "cancel": lambda c: c.cancel(CANCELLED),
+    "claim": lambda c: c.claim("k", "me-1", ttl_s=60),
+    "confirm": lambda c: c.confirm("k", "me-1", ttl_s=60),
+    "apply": lambda c: c.letters.apply(None, [LETTER], 0),
+    "mark": lambda c: c.letters.mark(FATE),
 }
 THE_REST = {
     "result": lambda c: c.result("me-1"),
@@ -32,6 +41,12 @@ THE_REST = {
     "leave": lambda c: c.leave("g", "a", lease=LEASE),
     "members": lambda c: c.members("g"),
     "beats": lambda c: c.beats(),
+    "cancelled": lambda c: c.cancelled(),
+    "position": lambda c: c.letters.position(),
+    "get": lambda c: c.letters.get("a"),
+    "scan": lambda c: anext(c.letters.scan(), None),
+    "count": lambda c: c.letters.count(),
+    "sweep": lambda c: c.letters.sweep(AT),
 }
 
 
@@ -86,6 +101,8 @@ async def test_full_refuses_what_it_would_have_to_store(store, coord, name):
     assert await coord.members("g") == frozenset()
     assert await coord.beats() == []
     assert await coord.holder("other") is None
+    assert await coord.cancelled() == {}
+    assert await coord.letters.position() is None
 
 
 @pytest.mark.parametrize("name", THE_REST)
@@ -134,6 +151,19 @@ async def test_expire_now(store, coord):
     assert await coord.holder("other") is None
     assert await coord.beats() == []
     assert await coord.result("me-1") is None
+
+
+async def test_expire_now_for_keys_and_cancellations(store, coord):
+    await coord.claim("k", "me-1", ttl_s=60)
+    await coord.cancel(CANCELLED)
+    await coord.cancel(structs.replace(CANCELLED, generation=1))
+    await coord.letters.apply(None, [LETTER], 0)
+    kinds = ("results", "claims", "cancelled", "letters")
+    assert [store.sizes()[kind] for kind in kinds] == [1, 1, 2, 1]
+    store.expire_now("claims", "k")
+    store.expire_now("cancelled", "1:me-2")
+    assert await coord.claim("k", "me-9", ttl_s=60) == Claim("me-9", confirmed=False)
+    assert await coord.cancelled() == {"me-2": 0}
 
 
 async def test_results_that_ran_out_are_not_kept():

@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec import structs
 
 from fogactors.coord.base import done_channel
+from fogactors.coord.letters import ParkedLetter
 from fogactors.coord.redis import RedisCoord
 from fogactors.errors import CoordRefused, CoordUnavailable
-from fogactors.messages import Beat, TaskResult
-from fogactors.testing.proxy import TcpProxy
-from tests.services import RedisServer, ServiceUnavailable, skip_or_fail
+from fogactors.messages import Beat, DeadLetterFate, TaskResult
+from tests.coord.far import client, far, lose_the_answer
+from tests.services import RedisServer
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 BEAT = Beat(node="n1", role="heartbeat", at=AT)
+LETTER = ParkedLetter(id="a", offset=0, reason="failed", first=AT, last=AT)
+FATE = DeadLetterFate(id="a", state="replayed", at=AT)
 BOUND_S = 3.3
 """What any method may take when Redis says nothing."""
-USERS = {
-    "results": "on >secret ~fog:result:* resetchannels +@all",
-    "other": "on >secret ~other:* &other:* +@all",
-}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    redis = RedisServer(users=USERS)
-    try:
-        anyio.run(redis.start)
-    except ServiceUnavailable as error:
-        skip_or_fail(error)
-    yield redis
-    anyio.run(redis.stop, 0)
-
-
-@asynccontextmanager
-async def quiet() -> AsyncIterator[None]:
-    complaints: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
-    yield
-    gc.collect()
-    await asyncio.sleep(0.01)
-    assert complaints == []
-
-
-@asynccontextmanager
-async def client(url: str) -> AsyncIterator[RedisCoord]:
-    async with quiet():
-        coord = RedisCoord(url)
-        try:
-            yield coord
-        finally:
-            await coord.close()
-
-
-@asynccontextmanager
-async def far(server: RedisServer) -> AsyncIterator[tuple[RedisCoord, TcpProxy]]:
-    """A client, connected, and the way to its server."""
-    async with (
-        TcpProxy.to("127.0.0.1", server.port) as proxy,
-        client(server.url.replace(str(server.port), str(proxy.port))) as coord,
-    ):
-        await coord.open()
-        yield coord, proxy
-        proxy.resume()
 
 
 def result(task_id: str = "") -> TaskResult:
@@ -84,13 +37,28 @@ def everything(coord: RedisCoord) -> dict:
         async with coord.listen("c"):
             pass
 
+    async def scan() -> None:
+        async for _ in coord.letters.scan():
+            pass
+
     return {
         "open": lambda: coord.open(30),
         "record": lambda: coord.record(result()),
         "result": lambda: coord.result("me-1"),
         "notify": lambda: coord.notify("c", "1"),
         "listen": listen,
-        "acquire": lambda: coord.acquire("l", "n1", 1),
+        "cancel": lambda: coord.cancel(structs.replace(result(), state="cancelled")),
+        "cancelled": coord.cancelled,
+        "claim": lambda: coord.claim(uuid4().hex, "me-1", ttl_s=1),
+        "confirm": lambda: coord.confirm(uuid4().hex, "me-1", ttl_s=1),
+        "position": coord.letters.position,
+        "apply": lambda: coord.letters.apply(None, [LETTER], 0),
+        "mark": lambda: coord.letters.mark(FATE),
+        "get": lambda: coord.letters.get("a"),
+        "scan": scan,
+        "count": coord.letters.count,
+        "sweep": lambda: coord.letters.sweep(AT),
+        "acquire": lambda: coord.acquire(f"l-{uuid4().hex}", "n1", 1),
         "holder": lambda: coord.holder("l"),
         "join": lambda: coord.join("g", "n1"),
         "leave": lambda: coord.leave("g", "n1"),
@@ -209,36 +177,20 @@ async def test_a_lost_answer_leaves_one_record_one_token_and_the_same_words(serv
     async with far(server) as (coord, proxy), client(server.url) as other:
         mine = result()
 
-        async def lose_the_answer(operation):
-            """It is done there; its answer does not come, the connection breaks, and redis-py asks again."""
-            answers = []
-
-            async def ask() -> None:
-                answers.append(await operation)
-
-            proxy.half_open()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(ask)
-                await anyio.sleep(0.2)  # until it is done there
-                assert answers == []
-                proxy.resume()
-                assert proxy.cut() >= 1
-            return answers[0]
-
         async with other.listen(done_channel(mine.task_id)) as notices:
-            assert await lose_the_answer(coord.record(mine)) == "recorded"
+            assert await lose_the_answer(proxy, coord.record(mine)) == "recorded"
             assert await coord.record(mine) == "recorded"
             assert await other.record(result(mine.task_id)) == "recorded"  # equal: it may be the same one
             with anyio.fail_after(5):
                 assert await anext(notices) == mine.task_id
         name = f"lease-{uuid4().hex}"
-        lease = await lose_the_answer(coord.acquire(name, "n1", 30))
+        lease = await lose_the_answer(proxy, coord.acquire(name, "n1", 30))
         assert lease is not None
         assert (await coord.acquire(name, "n1", 30)).token == lease.token
-        await lose_the_answer(coord.renew(lease))
+        await lose_the_answer(proxy, coord.renew(lease))
         await coord.join("g", "n1")
-        await lose_the_answer(coord.leave("g", "n1", lease=lease))
-        await lose_the_answer(coord.release(lease))
+        await lose_the_answer(proxy, coord.leave("g", "n1", lease=lease))
+        await lose_the_answer(proxy, coord.release(lease))
         assert await coord.holder(name) is None
         assert (await coord.acquire(name, "n2", 30)).token == lease.token + 1
 
@@ -354,7 +306,7 @@ async def test_a_full_store_takes_no_writes_and_gives_what_it_has(server: RedisS
         lease = await coord.acquire(name, "n1", 60)
         await coord._client.config_set("maxmemory", "1kb")
         try:
-            for write in ("record", "acquire", "join", "beat", "writer"):
+            for write in ("record", "cancel", "claim", "confirm", "mark", "acquire", "join", "beat", "writer"):
                 with pytest.raises(CoordUnavailable, match="maxmemory"):
                     await everything(coord)[write]()
             assert await coord.result(mine.task_id) == mine

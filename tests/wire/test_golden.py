@@ -16,6 +16,7 @@ from fogactors.messages import (
     Control,
     ControlReply,
     DeadLetter,
+    DeadLetterFate,
     ErrorInfo,
     Event,
     NodeMetrics,
@@ -43,6 +44,7 @@ MESSAGES = {
         max_attempts=5,
         hops=3,
         generation=1,
+        crashes=2,
         created=AT,
         not_before=LATER,
         deadline=LATER,
@@ -91,6 +93,7 @@ MESSAGES = {
         task_id="a-1",
         name="files.digest",
         generation=1,
+        revision=2,
         attempts=4,
         worker="edge-1",
         origin="tasks.normal",
@@ -99,6 +102,8 @@ MESSAGES = {
         correlation_id="c",
         traceparent=TRACE,
     ),
+    "dead_letter_fate-minimal": DeadLetterFate(id="d-1", state="purged", at=AT),
+    "dead_letter_fate-full": DeadLetterFate(id="d-1", generation=1, state="replayed", at=LATER, by="edge-1/dlq-reaper"),
     "beat-minimal": Beat(node="edge-1", role="executor", at=AT),
     "beat-full": Beat(
         node="edge-1",
@@ -169,7 +174,7 @@ GOLDEN_JSON = {
     "task-full": (
         b'{"schema":"task/1","id":"a-1","name":"files.digest","args":{"path":"/x"},"priority":"high",'
         b'"tier":"heavy","cpu":0.5,"memory_mb":512,"attempt":2,"max_attempts":5,"hops":3,'
-        b'"generation":1,"created":"2026-01-02T03:04:05Z","not_before":"2026-01-02T03:04:06.250000Z",'
+        b'"generation":1,"crashes":2,"created":"2026-01-02T03:04:05Z","not_before":"2026-01-02T03:04:06.250000Z",'
         b'"deadline":"2026-01-02T03:04:06.250000Z","time_limit":1.5,"idempotency_key":"k",'
         b'"correlation_id":"c","causation_id":"p",'
         b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",'
@@ -204,9 +209,17 @@ GOLDEN_JSON = {
     "dead_letter-full": (
         b'{"schema":"dead_letter/1","id":"d-1","reason":"worker_lost","body":"e30=",'
         b'"content_type":"application/msgpack","error":{"type":"MemoryError"},"task_id":"a-1",'
-        b'"name":"files.digest","generation":1,"attempts":4,"worker":"edge-1","origin":"tasks.normal",'
+        b'"name":"files.digest","generation":1,"revision":2,"attempts":4,"worker":"edge-1",'
+        b'"origin":"tasks.normal",'
         b'"first":"2026-01-02T03:04:05Z","last":"2026-01-02T03:04:06.250000Z","correlation_id":"c",'
         b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+    ),
+    "dead_letter_fate-minimal": (
+        b'{"schema":"dead_letter_fate/1","id":"d-1","state":"purged","at":"2026-01-02T03:04:05Z"}'
+    ),
+    "dead_letter_fate-full": (
+        b'{"schema":"dead_letter_fate/1","id":"d-1","generation":1,"state":"replayed",'
+        b'"at":"2026-01-02T03:04:06.250000Z","by":"edge-1/dlq-reaper"}'
     ),
     "beat-minimal": b'{"schema":"beat/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:05Z"}',
     "beat-full": (
@@ -250,15 +263,15 @@ GOLDEN_MSGPACK = {
         "6564d6ff695735a5"
     ),
     "task-full": (
-        "de0016a6736368656d61a67461736b2f31a26964a3612d31a46e616d65ac66696c65732e646967657374a46172677381"
+        "de0017a6736368656d61a67461736b2f31a26964a3612d31a46e616d65ac66696c65732e646967657374a46172677381"
         "a470617468a22f78a87072696f72697479a468696768a474696572a56865617679a3637075cb3fe0000000000000a96d"
         "656d6f72795f6d62cd0200a7617474656d707402ac6d61785f617474656d70747305a4686f707303aa67656e65726174"
-        "696f6e01a763726561746564d6ff695735a5aa6e6f745f6265666f7265d7ff3b9aca00695735a6a8646561646c696e65"
-        "d7ff3b9aca00695735a6aa74696d655f6c696d6974cb3ff8000000000000af6964656d706f74656e63795f6b6579a16b"
-        "ae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170ab7472616365706172656e74d9373030"
-        "2d34626639326633353737623334646136613363653932396430653065343733362d3030663036376161306261393032"
-        "62372d3031a66f726967696eb97461736b732e686967685f7072696f726974792e6865617679a87265706c795f746fa7"
-        "7265706c792e61"
+        "696f6e01a76372617368657302a763726561746564d6ff695735a5aa6e6f745f6265666f7265d7ff3b9aca00695735a6"
+        "a8646561646c696e65d7ff3b9aca00695735a6aa74696d655f6c696d6974cb3ff8000000000000af6964656d706f7465"
+        "6e63795f6b6579a16bae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170ab747261636570"
+        "6172656e74d93730302d34626639326633353737623334646136613363653932396430653065343733362d3030663036"
+        "37616130626139303262372d3031a66f726967696eb97461736b732e686967685f7072696f726974792e6865617679a8"
+        "7265706c795f746fa77265706c792e61"
     ),
     "result-minimal": (
         "85a6736368656d61a8726573756c742f31a77461736b5f6964a3612d31a46e616d65ac66696c65732e646967657374a5"
@@ -289,13 +302,21 @@ GOLDEN_MSGPACK = {
         "a4626f6479c40200ffa56669727374d6ff695735a5a46c617374d6ff695735a5"
     ),
     "dead_letter-full": (
-        "de0010a6736368656d61ad646561645f6c65747465722f31a26964a3642d31a6726561736f6eab776f726b65725f6c6f"
+        "de0011a6736368656d61ad646561645f6c65747465722f31a26964a3642d31a6726561736f6eab776f726b65725f6c6f"
         "7374a4626f6479c4027b7dac636f6e74656e745f74797065b36170706c69636174696f6e2f6d73677061636ba5657272"
         "6f7281a474797065ab4d656d6f72794572726f72a77461736b5f6964a3612d31a46e616d65ac66696c65732e64696765"
-        "7374aa67656e65726174696f6e01a8617474656d70747304a6776f726b6572a6656467652d31a66f726967696eac7461"
-        "736b732e6e6f726d616ca56669727374d6ff695735a5a46c617374d7ff3b9aca00695735a6ae636f7272656c6174696f"
-        "6e5f6964a163ab7472616365706172656e74d93730302d34626639326633353737623334646136613363653932396430"
-        "653065343733362d303066303637616130626139303262372d3031"
+        "7374aa67656e65726174696f6e01a87265766973696f6e02a8617474656d70747304a6776f726b6572a6656467652d31"
+        "a66f726967696eac7461736b732e6e6f726d616ca56669727374d6ff695735a5a46c617374d7ff3b9aca00695735a6ae"
+        "636f7272656c6174696f6e5f6964a163ab7472616365706172656e74d93730302d346266393266333537376233346461"
+        "36613363653932396430653065343733362d303066303637616130626139303262372d3031"
+    ),
+    "dead_letter_fate-minimal": (
+        "84a6736368656d61b2646561645f6c65747465725f666174652f31a26964a3642d31a57374617465a6707572676564a2"
+        "6174d6ff695735a5"
+    ),
+    "dead_letter_fate-full": (
+        "86a6736368656d61b2646561645f6c65747465725f666174652f31a26964a3642d31aa67656e65726174696f6e01a573"
+        "74617465a87265706c61796564a26174d7ff3b9aca00695735a6a26279b1656467652d312f646c712d726561706572"
     ),
     "beat-minimal": (
         "84a6736368656d61a6626561742f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d6ff695735a5"
