@@ -156,7 +156,7 @@ class MemoryBus:
 
     async def _wait_connection(self, message: Message, timeout: float) -> tuple[Connection, float]:
         """The connection, and what is left of the deadline."""
-        with anyio.move_on_after(timeout) as scope:
+        with self._broker.publish_waits(), anyio.move_on_after(timeout) as scope:
             await self.wait_open()
         try:
             return self._require(), max(0.0, scope.deadline - anyio.current_time())
@@ -164,7 +164,7 @@ class MemoryBus:
             raise BusUnavailable(f"{error}; waited {timeout:g} s", unsent=message) from None
 
     async def _await_confirm(self, connection: Connection, message: Message, delay_s: float, rest: float) -> None:
-        with anyio.move_on_after(min(delay_s, rest)):
+        with self._broker.publish_waits(), anyio.move_on_after(min(delay_s, rest)):
             await connection.ended.wait()
         if connection.reason is not None:
             raise BusUnavailable(

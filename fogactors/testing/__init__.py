@@ -2,8 +2,10 @@
 broker's bad days."""
 
 from fogactors.testing.clock import FakeClock, run_virtual, virtual_time
+from fogactors.testing.crash import Call, Mortal, Plan, When, crash_at
 from fogactors.testing.faults import Faults
 from fogactors.testing.kit import Fog, eventually, fog
+from fogactors.testing.letters import DeadLetters
 from fogactors.testing.recorder import EventRecorder
 from fogactors.testing.scripted import (
     Crash,
@@ -17,9 +19,11 @@ from fogactors.testing.scripted import (
     ScriptedError,
     Shield,
 )
+from fogactors.testing.skew import SkewedClock
 
 __all__ = [
     # a whole system
+    "DeadLetters",
     "Fog",
     "eventually",
     "fog",
@@ -38,8 +42,15 @@ __all__ = [
     "EventRecorder",
     # the embedded broker
     "Faults",
+    # processes that die at a chosen call
+    "Call",
+    "Mortal",
+    "Plan",
+    "When",
+    "crash_at",
     # time
     "FakeClock",
+    "SkewedClock",
     "run_virtual",
     "virtual_time",
 ]

@@ -6,8 +6,15 @@
             assert await handle.result(timeout=5) == Path("cat-64.png")
             await system.recorder.wait_for(TaskEnded, name=thumbnail.name, state="succeeded")
 
-What goes wrong on a bad day: `system.broker.faults`, the switches of `system.store`,
-`system.kill("tier-executor-light")`.
+What goes wrong on a bad day: `system.fail_next(thumbnail, OSError("no space"))`, `system.broker.faults`, the switches
+of `system.store`, `system.kill("tier-executor-light")`. What was given up on: `system.dead_letters`.
+
+Nobody waits for a delay. The system has a clock of its own (`SkewedClock`): its broker's delays, its times of day and
+its deadlines go by it. When the broker is at rest (`fogactors.bus.embedded.rest`) the clock jumps to the end of the
+next delay, so a task for tomorrow runs now, and by that clock it is tomorrow. While anything is in hand, ready or on
+its way time runs as it always does: what a task sleeps, its time limit, pauses of supervisors and what a test waits are
+real. So is the time of the store, because leases and heartbeats are renewed in real time: no result runs out because
+another task was waited for.
 """
 
 from __future__ import annotations
@@ -15,7 +22,8 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 import anyio
@@ -23,17 +31,19 @@ import anyio
 from fogactors.bus import Bus, Delivery, MemoryBroker, MemoryBus
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
 from fogactors.core import ActorSystem, Backoff, Events, Intensity, Ref
-from fogactors.messages import DeadLetter
 from fogactors.roles import ROLES, HeartbeatConfig, RoleContext, up_tree
 from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.executor import ExecutorConfig, GetLoad, Load
-from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry, default_registry
+from fogactors.tasks.replay import DlqConfig
 from fogactors.tasks.task import TaskDef
 from fogactors.tasks.tiers import Tier, Tiers
+from fogactors.testing.failing import FailingPool, FailingRegistry, Failures
+from fogactors.testing.letters import DeadLetters
 from fogactors.testing.recorder import EventRecorder
-from fogactors.wire import decode, fog_topology
-from fogactors.wire.topology import PARKED, Queue, Topology
+from fogactors.testing.skew import SkewedClock
+from fogactors.wire import fog_topology
+from fogactors.wire.topology import PARKED
 
 __all__ = ["TIERS", "Fog", "eventually", "fog"]
 
@@ -49,8 +59,8 @@ TIERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Fog:
-    """A system that runs. `submit` is the submitter's; `recorder` has every event since the start. `urgent`: alarms
-    that came while the event loop hung."""
+    """A system that runs. `submit` is the submitter's; `recorder` has every event since the start. `dead_letters` are
+    those that the reaper has parked. `clock` is the system's. `urgent`: alarms that came while the event loop hung."""
 
     actors: ActorSystem
     broker: MemoryBroker
@@ -59,10 +69,34 @@ class Fog:
     recorder: EventRecorder
     bus: MemoryBus
     tiers: Tiers
+    dead_letters: DeadLetters
+    clock: SkewedClock
+    registry: Registry
+    failures: Failures
     urgent: list[object] = field(default_factory=list[object])
 
     async def submit(self, task: TaskDef[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         return await self.submitter.submit(task, *args, **kwargs)
+
+    def fail_next(self, task: TaskDef[..., Any], error: Exception | type[Exception], times: int = 1) -> None:
+        """Let the next `times` attempts of a task raise `error` instead of running it, in whatever mode it runs.
+
+        An attempt that fails like this is one: it is counted, and the task's own retry policy judges its error, where
+        `Retry(delay)` is a wish, `ChildCrashed("...")` a worker process that died. A failure that no attempt has met by
+        the end of the test is an `AssertionError` there. Raises `UnknownTask`, and `ValueError` for `times` below 1.
+        """
+        self.registry.get(task.name)
+        self.failures.arm(task.name, error, times)
+
+    def now(self) -> datetime:
+        """The time of day by the system's clock, for `not_before`."""
+        return self.clock.now()
+
+    def advance(self, seconds: float) -> None:
+        """Move the system's clock ahead, also while something is in hand. What is due by then happens as soon as
+        somebody waits."""
+        self.clock.advance(seconds)
+        self.broker.clock_moved()
 
     def executor(self, tier: str = "light") -> Ref[Any]:
         return self.actors.ref(f"fogactors/tier-executor-{tier}/executor")
@@ -101,12 +135,9 @@ class Fog:
         """Messages that wait in a queue."""
         return self.broker.depths()[queue].ready
 
-    async def parked(self) -> list[DeadLetter]:
-        """What is in the stream of dead letters, oldest first."""
-        return [decode(delivery.body, DeadLetter) for delivery in await self.peek(PARKED)]
-
     async def peek(self, queue: str) -> list[Delivery]:
-        """What waits in a queue or stands in a stream. Costs each message of a queue one delivery."""
+        """What waits in a queue or stands in the stream of dead letters, as it is. Costs each message of a queue one
+        delivery."""
         deliveries: list[Delivery] = []
         offset = "first" if queue == PARKED else None
         consumer = await self.bus.consume(queue, deliveries.append, prefetch=100_000, offset=offset)
@@ -121,32 +152,38 @@ async def fog(
     serve: tuple[str, ...] = ("light",),
     roles: tuple[str, ...] = ("dlq-reaper", "tier-executor"),
     registry: Registry = default_registry,
+    wrap_bus: Callable[[str, Bus], Bus] = lambda name, bus: bus,
     wrap_coord: Callable[[Coord], Coord] = lambda coord: coord,
     heartbeat: HeartbeatConfig = HeartbeatConfig(),  # noqa: B008 - frozen
+    dlq: DlqConfig = DlqConfig(),  # noqa: B008
     intensity: Intensity = Intensity(max_restarts=20),  # noqa: B008
     process_start_s: float = 20.0,
     max_body: int = 4 * 1024 * 1024,
-    retry_scale: float = 1.0,
+    skip_delays: bool = True,
     seed: int = 0,
     **executor: Any,
 ) -> AsyncGenerator[Fog]:
     """Start a system and stop it on leaving. `serve`: the tiers that have an executor. `executor`: fields of
-    `ExecutorConfig` for all of them. `wrap_coord`: what the roles get instead of the store's plain client.
-    `retry_scale`: how long the ladder of retries takes; at 0.1 its step of 1 s is over in 100 ms.
+    `ExecutorConfig` for all of them. `wrap_bus` (by the role's name), `wrap_coord`: what the roles get instead of the
+    plain clients. `dlq`: what becomes of dead letters, by their reason. `skip_delays=False`: delays take their time, or
+    as long as the test wants, by `Fog.advance`.
 
-    A restart is allowed more often, and a pause is shorter, than a program would have it.
+    A restart is allowed more often, and a pause is shorter, than a program would have it. Raises `AssertionError` on
+    leaving when failures are left that `Fog.fail_next` has armed.
     """
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
         raise ValueError(f"there is no role {unknown[0]!r}; there are: {', '.join(ROLES)}")
     events, urgent = Events(), list[object]()
     settings: dict[str, Any] = {"drain_s": 2.0, "help_after_s": 0.05, "help_grace_s": 0.2} | executor
-    async with MemoryBroker() as broker:
-        broker.declare(_faster(fog_topology(tuple(tier.name for tier in tiers)), retry_scale))
+    clock, failures = SkewedClock(), Failures()
+    registry = FailingRegistry(registry, failures)
+    async with MemoryBroker(clock=clock.monotonic, skip=clock.advance if skip_delays else None) as broker:
+        broker.declare(fog_topology(tuple(tier.name for tier in tiers)))
         store = MemoryStore()
 
         def make_bus(name: str) -> Bus:
-            return MemoryBus(broker, name=name, max_body=max_body)
+            return wrap_bus(name, MemoryBus(broker, name=name, max_body=max_body))
 
         context = RoleContext(
             node="node",
@@ -154,32 +191,41 @@ async def fog(
             registry=registry,
             coord=wrap_coord(MemoryCoord(store)),
             make_bus=make_bus,
-            make_pool=lambda size: ProcessPool(size, start_s=process_start_s),
-            executor=lambda tier: ExecutorConfig(node="node", tier=tier, **settings),
+            make_pool=lambda size: FailingPool(size, failures, start_s=process_start_s),
+            executor=lambda tier: ExecutorConfig(node="node", tier=tier, now=clock.now, **settings),
             heartbeat=heartbeat,
+            dlq=dlq,
             intensity=intensity,
             backoff=Backoff(first_s=0.05, max_s=0.2),
+            now=clock.now,
             urgent=urgent.append,
         )
         bus = MemoryBus(broker, name="submitter")
         await bus.open()
         async with (
-            Submitter(bus, MemoryCoord(store), context.tiers, publish_timeout_s=1.0) as submitter,
+            Submitter(bus, MemoryCoord(store), context.tiers, publish_timeout_s=1.0, now=clock.now) as submitter,
             ActorSystem(events=events, rng=random.Random(seed)) as actors,  # noqa: S311 - jitter
         ):
             recorder = EventRecorder(events)
             await actors.start(up_tree(context, roles, serve))
-            yield Fog(actors, broker, store, submitter, recorder, bus, context.tiers, urgent)
-
-
-def _faster(topology: Topology, scale: float) -> Topology:
-    def scaled(queue: Queue) -> Queue:
-        policy = queue.policy
-        if policy.message_ttl_ms is None:
-            return queue
-        return replace(queue, policy=replace(policy, message_ttl_ms=round(policy.message_ttl_ms * scale)))
-
-    return replace(topology, queues=tuple(map(scaled, topology.queues)))
+            yield Fog(
+                actors,
+                broker,
+                store,
+                submitter,
+                recorder,
+                bus,
+                context.tiers,
+                DeadLetters(broker),
+                clock,
+                registry,
+                failures,
+                urgent,
+            )
+    # Outside of all that runs, and only where the test itself came to its end: the first error is the one to see.
+    if unused := failures.unused():
+        told = ", ".join(f"{count} of {name}" for name, count in unused.items())
+        raise AssertionError(f"failures that fail_next armed and no attempt met: {told}")
 
 
 async def eventually(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:

@@ -116,7 +116,10 @@ OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
 BROKERS: dict[str, OpenWorld] = {"memory": memory_world, "rabbitmq": rabbitmq_world}
 
 
-@pytest.fixture(params=BROKERS)
+_REAL = pytest.param("rabbitmq", marks=[pytest.mark.services, pytest.mark.versions])
+
+
+@pytest.fixture(params=["memory", _REAL])
 def open_world(request: pytest.FixtureRequest) -> OpenWorld:
     """`async with open_world() as world:` in the test itself: a task group must not span a fixture's
     `yield`."""

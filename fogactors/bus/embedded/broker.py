@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -16,6 +17,7 @@ from fogactors.bus.embedded.channel import Connection, Stored, Subscription
 from fogactors.bus.embedded.deadletter import DeadLetter, is_cycle
 from fogactors.bus.embedded.faults import Faults
 from fogactors.bus.embedded.queue import MemoryQueue, Pump
+from fogactors.bus.embedded.rest import Rest
 from fogactors.bus.embedded.stream import MemoryStream
 from fogactors.bus.embedded.timers import Timers
 from fogactors.bus.routing import Routes
@@ -52,17 +54,26 @@ class MemoryBroker:
 
     Publishing, routing and delivering happen within the call; only what must wait (TTL, a dead letter that is
     refused) is left to the loop that runs while the broker is entered. `clock`: seconds, by default the event
-    loop's, so that virtual time works. `dead_letter_retry_s`: the pause before a refused dead letter is tried
-    again (RabbitMQ's default is 180; 5 is what we configure there).
+    loop's, so that virtual time works. `skip`: called when the broker is at rest (see `Rest`) and only a delay keeps
+    the next message, with the seconds that are left of it; a test's clock may go ahead by them. Without it no wait is
+    skipped. `dead_letter_retry_s`: the pause before a refused dead letter is tried again (RabbitMQ's default is 180; 5
+    is what we configure there).
     """
 
-    def __init__(self, *, clock: Callable[[], float] = anyio.current_time, dead_letter_retry_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = anyio.current_time,
+        skip: Callable[[float], None] | None = None,
+        dead_letter_retry_s: float = 5.0,
+    ) -> None:
         self.faults = Faults(self._drop_all)
         self._timers = Timers(clock)
         self._pump = Pump()
         self._retry_s = dead_letter_retry_s
         self._exchanges: dict[str, Routes] = {}
         self._queues: dict[str, MemoryQueue | MemoryStream] = {}
+        self._rest = Rest(self._queues, self._pump, self._timers, skip)
         self._connections: dict[Connection, None] = {}
         self._ids = count(1)
         self._tasks: TaskGroup | None = None
@@ -71,6 +82,7 @@ class MemoryBroker:
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         tasks.start_soon(self._timers.run, name="embedded broker")
+        tasks.start_soon(self._rest.run, name="rest of the embedded broker")
         self._tasks = tasks
         return self
 
@@ -132,6 +144,23 @@ class MemoryBroker:
         many."""
         return self._drop([each for each in self._connections if each.name == name], reason)
 
+    def clock_moved(self) -> None:
+        """Whoever moved the clock says so, and what is due by now happens."""
+        self._timers.moved()
+
+    def stirred(self) -> anyio.Event:
+        """An event that is set at the next publish, settle, expiry or new consumer: for waiting until something is so
+        in the broker, look, wait for it, look again."""
+        return self._pump.stirred()
+
+    def read(self, stream: str) -> list[Message]:
+        """All that a stream holds, the oldest first, without a connection. Raises `QueueMissing`, and `ValueError` for
+        a queue, which cannot be read without taking from it."""
+        found = self.queue(stream)
+        if not isinstance(found, MemoryStream):
+            raise ValueError(f"{stream!r} is a queue, not a stream")
+        return found.messages()
+
     def delete_queue(self, name: str) -> None:
         """Delete a queue with all that is in it; its consumers are told. Raises `QueueMissing`."""
         queue = self.queue(name)
@@ -139,12 +168,17 @@ class MemoryBroker:
         for routes in self._exchanges.values():
             routes.unbind_queue(name)
         queue.delete(f"queue {name!r} was deleted")
+        self._pump.stir()
 
     # -- for `MemoryBus`
 
     @property
     def running(self) -> bool:
         return self._tasks is not None
+
+    def publish_waits(self) -> AbstractContextManager[None]:
+        """Entered while a publish waits for its connection or its confirm."""
+        return self._rest
 
     def connect(self, name: str, stats: BusStats) -> Connection:
         """Raises `BusUnavailable` while the broker is down or not entered."""

@@ -216,7 +216,7 @@ class Subscription:
 class Connection:
     """One client's connection. Everything that it holds goes back when it ends, whatever ends it."""
 
-    __slots__ = ("ended", "exclusive", "name", "reason", "stats", "subscriptions")
+    __slots__ = ("ended", "exclusive", "lost", "name", "reason", "stats", "subscriptions")
 
     def __init__(self, name: str, stats: BusStats) -> None:
         self.name = name
@@ -226,12 +226,15 @@ class Connection:
         """Queues that go with it."""
         self.reason: str | None = None
         """Why it ended; `None` while it is open."""
+        self.lost = False
+        """Whether it ended against its client's will."""
         self.ended = anyio.Event()
 
     def end(self, reason: str, *, by_client: bool) -> None:
         """End it. All consumers stop before the first message goes back, so that none of them gets it
         again."""
         self.reason = reason
+        self.lost = not by_client
         subscriptions, self.subscriptions = list(self.subscriptions), {}
         stopped = [each for each in subscriptions if each.stop()]
         for each in subscriptions:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Literal, Protocol
 
+import anyio
+
 from fogactors.bus.base import QueueInfo
 from fogactors.bus.embedded.channel import Outcome, Stored, Subscription
 from fogactors.bus.embedded.deadletter import DeadLetter, DeadLetters
@@ -35,11 +37,12 @@ class Pump:
     """Serves queues one after the other. A handler that publishes, or a dead letter, only adds its queue to
     the list: no recursion, so the depth of the stack does not depend on the topology."""
 
-    __slots__ = ("_running", "_waiting")
+    __slots__ = ("_running", "_stirred", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: deque[Servable] = deque()
         self._running = False
+        self._stirred: anyio.Event | None = None
 
     def wake(self, queue: Servable) -> None:
         if not queue.in_pump:
@@ -55,6 +58,18 @@ class Pump:
                 served.serve()
         finally:
             self._running = False
+            self.stir()
+
+    def stirred(self) -> anyio.Event:
+        """An event that is set when something moves: a publish, a settle, a consumer that comes, an expiry."""
+        if self._stirred is None:
+            self._stirred = anyio.Event()
+        return self._stirred
+
+    def stir(self) -> None:
+        if self._stirred is not None:  # nobody waits, mostly
+            self._stirred.set()
+            self._stirred = None
 
 
 class MemoryQueue:
@@ -94,6 +109,7 @@ class MemoryQueue:
         self._unsettled = 0
         self._full = False
         self._expiring = False
+        self._orphaned = False
         self._alarm: float | None = None
 
     # -- publishers
@@ -123,11 +139,13 @@ class MemoryQueue:
     # -- consumers
 
     def attach(self, subscription: Subscription) -> None:
+        self._orphaned = False
         self._consumers[subscription] = None
         self._ring.add(subscription)
         self._pump.wake(self)
 
     def detach(self, subscription: Subscription) -> None:
+        self._orphaned |= subscription.connection.lost
         self._consumers.pop(subscription, None)
         self._ring.remove(subscription)
 
@@ -217,6 +235,19 @@ class MemoryQueue:
     def stalled(self) -> int:
         """Dead letters that no target has taken yet."""
         return len(self._outgoing)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether somebody has a message of it in hand, or will have as soon as a consumer has room, or is back after
+        its connection was lost."""
+        return self._unsettled > 0 or (len(self._ready) > 0 and (self._orphaned or bool(self._consumers)))
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When its first message is over its delay; `None` for a queue that delays nothing. A message's own expiration
+        makes no delay of a queue: it says how long it may wait for a consumer, who may still come."""
+        head = None if self._policy.message_ttl_ms is None else self._ready.peek()
+        return None if head is None else head.expires
 
     def info(self) -> QueueInfo:
         return QueueInfo(self.name, len(self._ready), len(self._consumers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fogactors.bus.base import QueueInfo
+from fogactors.bus.base import Message, QueueInfo
 from fogactors.bus.embedded.channel import Outcome, Stored, Subscription
 from fogactors.bus.embedded.queue import Pump
 from fogactors.bus.embedded.timers import Timers
@@ -24,6 +24,9 @@ class MemoryStream:
     is_stream = True
     counts_returns = True
     exclusive_to: str | None = None
+    has_work = False
+    """Never: a log is read, not worked off."""
+    next_expiry: float | None = None
     type: Literal["quorum", "stream"] = "stream"
     stalled = 0
 
@@ -85,6 +88,10 @@ class MemoryStream:
     @property
     def unsettled(self) -> int:
         return self._unsettled
+
+    def messages(self) -> list[Message]:
+        """All that it holds, the oldest first."""
+        return [stored.message for stored in self._log]
 
     def info(self) -> QueueInfo:
         return QueueInfo(self.name, len(self._log), len(self._consumers))

@@ -33,6 +33,11 @@ class Timers:
         if self._wake is not None and self._heap[0][0] == when:
             self._wake.set()
 
+    def moved(self) -> None:
+        """The clock was moved: look what is due by now."""
+        if self._wake is not None:
+            self._wake.set()
+
     async def run(self) -> None:
         """Runs until it is cancelled."""
         while True:
