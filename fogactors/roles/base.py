@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from fogactors.bus.base import Bus
@@ -12,9 +13,12 @@ from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
 from fogactors.roles import control
 from fogactors.roles.link import BusLink
+from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.executor import ExecutorConfig
+from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry
+from fogactors.tasks.replay import DlqConfig
 from fogactors.tasks.tiers import Tiers
 
 __all__ = ["DRAIN_MARGIN_S", "HeartbeatConfig", "RoleContext", "controlled", "with_link"]
@@ -55,10 +59,14 @@ class RoleContext:
     make_pool: Callable[[int], ProcessPool]
     executor: Callable[[str], ExecutorConfig]
     heartbeat: HeartbeatConfig = HeartbeatConfig()
+    dlq: DlqConfig = field(default_factory=DlqConfig)
     intensity: Intensity = field(default_factory=Intensity)
     backoff: Backoff = field(default_factory=Backoff)
     reconnect: Backoff = RECONNECT
     mailbox: int = 1000
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    """Of this process: what the executors of all its tiers share."""
+    now: Callable[[], datetime] = utc_now
     urgent: Callable[[object], None] = _ignore
     request_stop: Callable[[], None] = _nothing
     """What the order to drain does: ask the program to stop, as SIGTERM does."""
@@ -70,15 +78,19 @@ def controlled(
     bus: Bus,
     child: ChildSpec,
     orders: dict[Command, control.Order] | None = None,
+    *,
+    also: tuple[ChildSpec, ...] = (),
+    listens: Callable[[control.ControlActor], Awaitable[None]] | None = None,
 ) -> SupervisorSpec:
-    """A role: its link, what it does, and the ear for orders. That comes last, so that it goes first, and its
-    failure takes nobody with it."""
+    """A role: its link, what it does (and `also`, which takes nothing with it but what comes behind), and the ear for
+    orders. That comes last, so that it goes first, and its failure takes nobody with it. `listens` is called each time
+    that it hears orders from then on."""
 
     async def drain(_: control.ControlActor, __: Control) -> None:
         context.request_stop()
 
     known: dict[Command, control.Order] = {"drain": drain, **(orders or {})}
-    return with_link(context, id, bus, child, control.child(bus, context.node, id, known))
+    return with_link(context, id, bus, child, *also, control.child(bus, context.node, id, known, listens))
 
 
 def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> SupervisorSpec:  # noqa: A002

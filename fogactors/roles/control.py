@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -50,13 +51,21 @@ _EVERYBODY: Final[dict[Command, Order]] = {"ping": _ping, "tree": _tree}
 
 class ControlActor(Actor[Any]):
     """Last child of a role's tree. `orders`: the commands that the role knows beyond those that all know; one that
-    it does not know it leaves to others."""
+    it does not know it leaves to others. `listens` is called when it hears them."""
 
-    def __init__(self, bus: Bus, node: str, role: str, orders: dict[Command, Order]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        node: str,
+        role: str,
+        orders: dict[Command, Order],
+        listens: Callable[[ControlActor], Awaitable[None]] | None = None,
+    ) -> None:
         self._bus = bus
         self._node = node
         self._role = role
         self._orders = _EVERYBODY | orders
+        self._listens = listens
         self._consumer: Consumer | None = None
 
     async def run(self) -> None:
@@ -64,6 +73,9 @@ class ControlActor(Actor[Any]):
         name = f"ctl.{self._node}.{self._role}.{secrets.token_hex(4)}"
         queue = await self._bus.open_exclusive(name, ((CONTROL, ""),))
         self._consumer = await self._bus.consume(queue, self._deliver, prefetch=PREFETCH)
+        if self._listens is not None:
+            with suppress(ActorError):  # it is down; it begins by asking itself
+                await self._listens(self)
         await super().run()
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: A002
@@ -112,5 +124,11 @@ class ControlActor(Actor[Any]):
         return right_role and control.node in (None, self._node)
 
 
-def child(bus: Bus, node: str, role: str, orders: dict[Command, Order]) -> ChildSpec:
-    return ChildSpec(id="control", factory=lambda: ControlActor(bus, node, role, orders), mailbox=256)
+def child(
+    bus: Bus,
+    node: str,
+    role: str,
+    orders: dict[Command, Order],
+    listens: Callable[[ControlActor], Awaitable[None]] | None = None,
+) -> ChildSpec:
+    return ChildSpec(id="control", factory=lambda: ControlActor(bus, node, role, orders, listens), mailbox=256)

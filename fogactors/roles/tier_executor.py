@@ -9,7 +9,7 @@ from fogactors.messages import Command, Control
 from fogactors.roles.base import DRAIN_MARGIN_S, RoleContext, controlled
 from fogactors.roles.control import ControlActor, Order
 from fogactors.tasks.executor import TierExecutor
-from fogactors.tasks.requests import Cancel, Pause, Resume, Switch, Where
+from fogactors.tasks.requests import Cancel, Pause, Refresh, Resume, Switch, TaskWhere, Where
 
 __all__ = ["EXECUTOR", "tree"]
 
@@ -31,13 +31,25 @@ def tree(context: RoleContext, tier: str) -> SupervisorSpec:
     executor = ChildSpec(
         id=EXECUTOR,
         factory=lambda: TierExecutor(
-            config, bus, context.coord, context.registry, context.tiers, lambda: context.make_pool(slots), switch
+            config,
+            bus,
+            context.coord,
+            context.registry,
+            context.tiers,
+            lambda: context.make_pool(slots),
+            switch,
+            context.memory,
         ),
         shutdown_s=config.drain_s + DRAIN_MARGIN_S,
         # All that the broker may deliver at once fits, so a delivery never finds the mailbox full.
         mailbox=max(context.mailbox, 2 * (3 * config.prefetch(context.tiers) + helped)),
     )
-    return controlled(context, name, bus, executor, _ORDERS)
+    return controlled(context, name, bus, executor, _ORDERS, listens=_listens)
+
+
+async def _listens(actor: ControlActor) -> None:
+    # What was cancelled after the executor asked the store, and before we could hear of it.
+    await actor.ctx.sibling(EXECUTOR).ask(Refresh())
 
 
 async def _pause(actor: ControlActor, _: Control) -> None:
@@ -48,11 +60,11 @@ async def _resume(actor: ControlActor, _: Control) -> None:
     await actor.ctx.sibling(EXECUTOR).ask(Resume())
 
 
-async def _cancel(actor: ControlActor, control: Control) -> str | None:
+async def _cancel(actor: ControlActor, control: Control) -> TaskWhere | None:
     return await actor.ctx.sibling(EXECUTOR).ask(Cancel(control.task_id or ""))
 
 
-async def _where(actor: ControlActor, control: Control) -> str | None:
+async def _where(actor: ControlActor, control: Control) -> TaskWhere | None:
     return await actor.ctx.sibling(EXECUTOR).ask(Where(control.task_id or ""))
 
 

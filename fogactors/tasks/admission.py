@@ -7,20 +7,33 @@ from datetime import datetime
 from typing import Final
 
 from fogactors.bus.base import Delivery
-from fogactors.errors import MessageTooLarge, NoTierFits, TaskExpired, UnknownTask, WireError
-from fogactors.messages import DeadLetter, Task
+from fogactors.errors import (
+    MessageTooLarge,
+    TaskDefinitionError,
+    TaskError,
+    TaskExpired,
+    UnknownTask,
+    WireError,
+    WorkerLost,
+)
+from fogactors.messages import DeadLetter, Reason, Task
 from fogactors.tasks.attempt import GaveUp
 from fogactors.tasks.deadletter import from_delivery, of_task
 from fogactors.tasks.events import TaskRefused
 from fogactors.tasks.failures import brief, error_info
 from fogactors.tasks.intake import Subscription
+from fogactors.tasks.limits import too_long
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.retry import close_enough
-from fogactors.tasks.settle import Held
+from fogactors.tasks.settle import Held, crashes
 from fogactors.tasks.tiers import Tiers
 from fogactors.wire.codec import decode
+from fogactors.wire.topology import TASK_DELIVERY_LIMIT
 
-__all__ = ["Admission", "Refused", "early_by", "may_have_run", "too_late", "waited_s"]
+__all__ = ["Admission", "Refused", "early_by", "is_suspect", "may_have_run", "too_late", "waited_s"]
+
+SUSPECT_AFTER: Final = 2
+"""Deliveries that ended with their worker, after which a task is run alone."""
 
 GROWTH_BYTES: Final = 1024
 """What republishes may have added to a body that was within the limit: counts, a time and an origin."""
@@ -51,12 +64,17 @@ class Refused:
 
 
 class Admission:
-    """Reads deliveries for one executor. `max_body`: bytes; ours never publish more, but others may."""
+    """Reads deliveries for one executor. `max_body`: bytes; ours never publish more, but others may. `time_limit_s`: of
+    a task that states none; `longest_s`: what the broker's patience leaves for one."""
 
-    def __init__(self, registry: Registry, tiers: Tiers, max_body: int) -> None:
+    def __init__(
+        self, registry: Registry, tiers: Tiers, *, max_body: int, time_limit_s: float, longest_s: float
+    ) -> None:
         self._registry = registry
         self._tiers = tiers
         self._max_body = max_body
+        self._time_limit_s = time_limit_s
+        self._longest_s = longest_s
 
     def read(self, subscription: Subscription, delivery: Delivery, *, at: datetime, since: float) -> Held | Refused:
         """`at`: wall clock, for a dead letter; `since`: the loop's clock, from which the task has waited here."""
@@ -66,20 +84,38 @@ class Admission:
             return Refused(subscription, delivery, from_delivery(delivery, at))
         lane = subscription.lane
         try:
-            size = len(delivery.body)
-            if size > self._max_body + GROWTH_BYTES:
-                # It could be run, but neither tried again nor kept as a dead letter.
-                text = f"the body has {size} bytes, more than {self._max_body}; submit a reference to the data instead"
-                raise MessageTooLarge(text)
+            self._check(task, delivery)
             definition = self._registry.get(task.name)
+            limit_s = task.time_limit or definition.time_limit or self._time_limit_s
+            if (why := too_long(limit_s, self._longest_s)) is not None:
+                # The broker would take it back in the midst of its run, and give it to the next, and so on.
+                raise TaskDefinitionError(why)
             # The queue's tier, not the task's word for it: only so does nothing get into a lane that never fits.
             amount = self._tiers.amount(lane.tier, task.cpu, task.memory_mb)
-        except (UnknownTask, NoTierFits, MessageTooLarge) as error:
-            reason = "unknown_task" if isinstance(error, UnknownTask) else "rejected"
-            info, ran = error_info(error), task.attempt - 1
-            letter = of_task(task, delivery, reason, info, attempts=ran, at=at)
-            return Refused(subscription, delivery, letter, task)
-        return Held(task, definition, delivery, subscription, lane, amount, since)
+        except (TaskError, MessageTooLarge) as error:
+            info, reason = error_info(error), _REASONS.get(type(error), "rejected")
+            ran = task.attempt - 1 + crashes(task, delivery)
+            return Refused(subscription, delivery, of_task(task, delivery, reason, info, attempts=ran, at=at), task)
+        return Held(task, definition, delivery, subscription, lane, amount, since, limit_s)
+
+    def _check(self, task: Task, delivery: Delivery) -> None:
+        size = len(delivery.body)
+        if size > self._max_body + GROWTH_BYTES:
+            # It could be run, but neither tried again nor kept as a dead letter.
+            text = f"the body has {size} bytes, more than {self._max_body}; submit a reference to the data instead"
+            raise MessageTooLarge(text)
+        if crashes(task, delivery) > TASK_DELIVERY_LIMIT:
+            # The broker's own count begins anew at each republish, so here the envelope's part of it is held.
+            raise WorkerLost("its worker died every time it was delivered")
+
+
+_REASONS: Final[dict[type[Exception], Reason]] = {UnknownTask: "unknown_task", WorkerLost: "worker_lost"}
+
+
+def is_suspect(held: Held) -> bool:
+    """Whether it may be what kills its executors, and with each of them charges a delivery to all that they held. A
+    worker process dies alone, so what runs in one is no danger to others."""
+    return held.definition.mode != "process" and held.crashes >= SUSPECT_AFTER
 
 
 def may_have_run(held: Held) -> bool:

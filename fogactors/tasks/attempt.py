@@ -21,7 +21,7 @@ import anyio.to_thread
 from msgspec import Raw
 from msgspec.structs import replace
 
-from fogactors.errors import ChildCrashed, StartFailed, TaskArgumentError, TimeLimitExceeded
+from fogactors.errors import ChildCrashed, MemoryLimitExceeded, StartFailed, TaskArgumentError, TimeLimitExceeded
 from fogactors.messages import ErrorInfo, Reason, Task
 from fogactors.tasks.failures import error_info
 from fogactors.tasks.isolation import Done, Failed, ProcessPool, Skipped
@@ -93,12 +93,17 @@ class Attempt:
         self._threads = anyio.CapacityLimiter(math.inf)
 
     async def run(
-        self, task: Task, definition: TaskDef[..., Any], on_abandoned: Callable[[], Callable[[], None]]
+        self,
+        task: Task,
+        definition: TaskDef[..., Any],
+        on_abandoned: Callable[[], Callable[[], None]],
+        *,
+        memory_mb: int | None = None,
     ) -> Outcome:
         limit_s = task.time_limit or definition.time_limit or self._time_limit_s
         try:
             if definition.mode == "process":
-                value = await self._in_process(task, definition, limit_s)
+                value = await self._in_process(task, definition, limit_s, memory_mb)
             else:
                 args, kwargs = definition.decode_args(task.args)
                 if definition.mode == "thread":
@@ -117,9 +122,10 @@ class Attempt:
         except _Remote as remote:
             failed = remote.failed
             return self._failed(task, definition.retry, failed.error, failed.retryable, failed.retry_after_s)
-        except TimeLimitExceeded as error:
+        except (TimeLimitExceeded, MemoryLimitExceeded) as error:
+            reason: Reason = "time_limit" if isinstance(error, TimeLimitExceeded) else "memory_limit"
             retryable = definition.retry.retries(error)
-            return self._failed(task, definition.retry, error_info(error), retryable, None, reason="time_limit")
+            return self._failed(task, definition.retry, error_info(error), retryable, None, reason=reason)
         except Exception as caught:
             error = caught.error if isinstance(caught, _Raised) else caught
             asked_s = error.delay if isinstance(error, Retry) else None
@@ -190,8 +196,12 @@ class Attempt:
             raise
         return thread.result()
 
-    async def _in_process(self, task: Task, definition: TaskDef[..., Any], limit_s: float) -> Raw:
-        outcome = await self._pool.run(definition.module, definition.name, bytes(task.args), timeout=limit_s)
+    async def _in_process(
+        self, task: Task, definition: TaskDef[..., Any], limit_s: float, memory_mb: float | None
+    ) -> Raw:
+        outcome = await self._pool.run(
+            definition.module, definition.name, bytes(task.args), timeout=limit_s, memory_mb=memory_mb
+        )
         match outcome:
             case Done():
                 return Raw(outcome.value)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fogactors.errors import UnknownTask
@@ -47,6 +49,7 @@ _TRACEBACK_LIMIT: Final = 16_000
 
 def main() -> None:
     _die_with(int(sys.argv[1]))
+    _die_first()
     # A handler instead of SIG_IGN: what the task starts would inherit SIG_IGN and never hear of a Ctrl-C of its own.
     signal.signal(signal.SIGINT, _ignore)
     pipe_in, pipe_out = _take_pipes()
@@ -73,6 +76,17 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def _die_first() -> None:
+    """Let the kernel take us, and what the task starts, when memory runs out, and neither the executor nor a broker
+    beside it: a task is delivered again, and they would take others with them.
+
+    Not a little more likely but for certain: a broker may well hold half of the memory.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox that hides it; then it is as it was
+            Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:

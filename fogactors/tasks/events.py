@@ -16,6 +16,7 @@ __all__ = [
     "TaskEnded",
     "TaskEvent",
     "TaskHandedBack",
+    "TaskIsolated",
     "TaskRefused",
     "TaskRetried",
     "TaskStarted",
@@ -85,6 +86,14 @@ class WorkerCrashed(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskIsolated(TaskEvent):
+    """It has been delivered `crashes` times to workers that died, so it is run alone: all else that the executor has
+    waiting goes back first, and nothing is taken until it has ended."""
+
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRefused(TaskEvent):
     """It cannot be run here at all: unknown, wrong arguments, too large."""
 
@@ -117,11 +126,13 @@ class QueueUnavailable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultUnrecorded:
-    """The coordination store is away, so results go to `results.pending`; told when it begins and when it is over."""
+    """The coordination store is away, so results go to `results.pending`; told when it begins and when it is over.
+    `unrecorded`: how many results of this worker have gone there so far."""
 
     at: datetime
     worker: str
     away: bool
+    unrecorded: int = 0
     error: str = ""
 
 

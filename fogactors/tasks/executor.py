@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,41 +19,25 @@ from fogactors.bus.base import Bus, Delivery
 from fogactors.coord.base import Coord
 from fogactors.core import Actor, Exit, StopRequested
 from fogactors.errors import ActorError, BusError
-from fogactors.tasks.admission import Admission, Refused, early_by, may_have_run, too_late, waited_s
-from fogactors.tasks.attempt import Attempt, Cancelled, NotRun, Outcome, Succeeded
-from fogactors.tasks.events import QueueUnavailable, TaskStarted, ThreadAbandoned
+from fogactors.tasks.admission import Admission, Refused, early_by, is_suspect, may_have_run
+from fogactors.tasks.attempt import Cancelled, NotRun, Outcome
+from fogactors.tasks.budget import MemoryBudget
+from fogactors.tasks.cancellations import Cancellations
+from fogactors.tasks.events import QueueUnavailable, TaskIsolated
 from fogactors.tasks.executor_config import ExecutorConfig
+from fogactors.tasks.executor_parts import Parts
 from fogactors.tasks.hand import Hand, Load
-from fogactors.tasks.intake import Intake, Subscription
+from fogactors.tasks.intake import Delivered, Lost, Subscription, Unopened
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.jobs import Jobs
-from fogactors.tasks.policy import Lane, should_help
+from fogactors.tasks.limits import longest_s
+from fogactors.tasks.policy import should_help
 from fogactors.tasks.registry import Registry
-from fogactors.tasks.requests import Cancel, GetLoad, Pause, Resume, Switch, Where
-from fogactors.tasks.settle import Held, Settler, facts
+from fogactors.tasks.requests import Cancel, GetLoad, Pause, Refresh, Resume, Switch, TaskWhere, Where
+from fogactors.tasks.settle import Held, facts
 from fogactors.tasks.tiers import Tiers
-from fogactors.tasks.watchdog import Watchdog
 
 __all__ = ["KILL_S", "ExecutorConfig", "GetLoad", "Load", "Pause", "Resume", "Switch", "Where", "TierExecutor"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivered:
-    subscription: Subscription
-    delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    subscription: Subscription
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """Message to self: work of ours raised what it must not."""
-
-    error: Exception
 
 
 KILL_S = 3.0
@@ -63,7 +46,8 @@ KILL_S = 3.0
 _LOOK = object()
 """Message to self: something changed, look what can start."""
 _TICK = object()
-"""Message to self: time has passed, look whether to help."""
+"""Message to self: time has passed, look whether to help and what has waited too long."""
+TICK_S: Final = 1.0
 
 
 class TierExecutor(Actor[Any]):
@@ -78,76 +62,59 @@ class TierExecutor(Actor[Any]):
         tiers: Tiers,
         make_pool: Callable[[], ProcessPool],
         switch: Switch | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self._config = config
         self._switch = switch or Switch()
+        self._memory = memory.claimant(self._look) if memory is not None and memory.total_mb else None
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
-        self._admission = Admission(registry, tiers, config.max_body_bytes)
+        self._admission = Admission(
+            registry,
+            tiers,
+            max_body=config.max_body_bytes,
+            time_limit_s=config.time_limit_s,
+            longest_s=longest_s(config.consumer_timeout_s),
+        )
         self._make_pool = make_pool
-        self._hand = Hand(tiers, config.tier, config.guarantee_every)
+        self._hand = Hand(tiers, config.tier, config.guarantee_every, self._memory)
         self._free_since: float | None = None
         self._draining = False
+        self._suspect: Held | None = None
         self._will_look = False
         self._tasks: TaskGroup
         self._jobs: Jobs
-        self._pool: ProcessPool
-        self._intake: Intake
-        self._watchdog: Watchdog
-        self._settler: Settler
-        self._attempt: Attempt
+        self._cancelled = Cancellations(coord, self._look_for_cancelled)
 
     # -- the life of an executor
 
     async def on_start(self) -> None:
-        config = self._config
-        self._pool = self._make_pool()
-        self._attempt = Attempt(
-            self._pool,
-            inline_bytes=config.result_inline_bytes,
-            time_limit_s=config.time_limit_s,
-            rng=self.ctx.system.rng,
-        )
-        self._settler = Settler(
+        parts = Parts.make(
+            self._config,
             self._bus,
             self._coord,
-            worker=config.worker,
-            emit=self.ctx.emit,
-            now=self._now,
-            result_ttl_s=config.result_ttl_s,
-            publish_timeout_s=config.publish_timeout_s,
-        )
-        self._intake = Intake(
-            self._bus,
             self._tiers,
-            config.tier,
-            prefetch=config.prefetch(self._tiers),
-            deliver=lambda subscription, delivery: self._tell(_Delivered(subscription, delivery)),
-            lost=lambda subscription, reason: self._tell(_Lost(subscription, reason)),
-        )
-        self._watchdog = Watchdog(
-            self._bus,
-            self._intake,
-            config.watchdog_s,
-            clock=self.ctx.now,
+            self._make_pool(),
+            self.ctx,
+            tell=self._tell,
+            wanted=lambda: self._bus.is_open and self._refuses is None,
             replace=lambda stalled: self._jobs.start(self._intake.replace, stalled),
-            emit=self.ctx.emit,
-            worker=config.worker,
         )
+        self._pool, self._intake, self._watchdog = parts.pool, parts.intake, parts.watchdog
+        self._settler, self._runner = parts.settler, parts.runner
 
     async def run(self) -> None:
         end: Exception | None = None
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            self._jobs = Jobs(tasks, lambda error: self.ctx.mailbox.put_system(_Failed(error)))
+            self._jobs = Jobs(tasks, self.ctx.mailbox.put_system)
             try:
                 # Not in on_start: an executor is up before its first delivery, so that no delivery finds it down.
-                if not self._switch.paused:
-                    self._open_own()
+                tasks.start_soon(self._begin)
                 tasks.start_soon(self._watchdog.run)
-                if self._intake.can_help:
-                    self.ctx.send_every(max(self._config.help_after_s, 0.05), _TICK)
+                tick_s = min(TICK_S, max(self._config.help_after_s, 0.05)) if self._intake.can_help else TICK_S
+                self.ctx.send_every(tick_s, _TICK)
                 await super().run()
             except Exception as error:
                 end = error
@@ -158,63 +125,63 @@ class TierExecutor(Actor[Any]):
             raise end
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: A002
+        if self._memory is not None:
+            self._memory.close()
         with anyio.move_on_after(KILL_S, shield=True):
             await self._intake.close()
             await self._pool.close()
 
-    async def handle(self, message: Any) -> Load | str | None:
+    async def handle(self, message: Any) -> Load | TaskWhere | None:
         match message:
-            case _Delivered(subscription, delivery):
+            case Delivered(subscription, delivery):
                 self._take(subscription, delivery)
             case GetLoad():
-                return self._hand.load(helping=self._intake.helping)
+                return self._hand.load(helping=self._intake.helping, unrecorded=self._settler.unrecorded)
             case Where(task_id):
-                return self._hand.where(task_id)
+                return self._where(task_id)
             case Cancel(task_id):
-                where = self._hand.where(task_id)
+                where = self._where(task_id)
+                self._jobs.start(self._cancelled.told, task_id)
                 for held in self._hand.cancel(task_id):
                     self._jobs.start(self._settle, held, Cancelled())
                 return where
+            case Refresh():
+                self._jobs.start(self._cancelled.refresh)
             case Pause():
                 await self._pause()
             case Resume():
                 await self._resume()
-            case _Lost(subscription, _):
+            case Lost(subscription, _):
                 await self._reopen(subscription)
-            case _Failed(error):
-                raise error
+            case Unopened(lane, error):
+                at, who = self._now(), self._config.worker
+                self.ctx.emit(
+                    QueueUnavailable(at=at, worker=who, lane_tier=lane.tier, priority=lane.priority, error=str(error))
+                )
+            case Exception():  # work of ours raised what it must not
+                raise message
             case _ if message is _TICK:
                 await self._help_or_not()
+                self._give_up_waiting()
+                self._jobs.start(self._settler.look_for_store)
             case _:
                 self._will_look = False  # _LOOK: what follows every message
         inbox = self.ctx.mailbox.items
-        if not (inbox and isinstance(inbox[0], _Delivered)):  # first all that has come: the next may be more urgent
+        if not (inbox and isinstance(inbox[0], Delivered)):  # first all that has come: the next may be more urgent
             self._start_what_fits()
         return None
 
-    def _open_own(self) -> None:
-        # Each by itself, and beside the loop: when a broker comes up its queues are ready one after the other, a tenth
-        # of a second or more apart.
-        for lane in self._intake.own:
-            self._tasks.start_soon(self._open, lane)
-
-    async def _open(self, lane: Lane) -> None:
-        def tell(error: BusError) -> None:
-            self.ctx.emit(
-                QueueUnavailable(
-                    at=self._now(),
-                    worker=self._config.worker,
-                    lane_tier=lane.tier,
-                    priority=lane.priority,
-                    error=str(error),
-                )
-            )
-
-        await self._intake.stand(lane, lambda: self._bus.is_open and self._refuses is None, tell)
+    async def _begin(self) -> None:
+        await self._cancelled.load()
+        if self._refuses is None and not self._intake.opened:
+            self._intake.open_own(self._tasks)
+        await self._cancelled.load_late()
 
     @property
     def _refuses(self) -> str | None:
-        """Why nothing is started any more, if so."""
+        """Why nothing is taken any more, if so."""
+        if self._suspect is not None:
+            return "another task is to be run alone"
         return "draining" if self._draining else "paused" if self._switch.paused else None
 
     def _tell(self, message: object) -> None:
@@ -235,6 +202,8 @@ class TierExecutor(Actor[Any]):
             self._jobs.start(self._refuse, held)
         elif self._refuses is not None:
             self._jobs.start(self._hand_back, held, self._refuses)
+        elif held.task in self._cancelled:
+            self._jobs.start(self._settle, held, Cancelled())
         elif may_have_run(held) or held.task.not_before is not None:
             self._jobs.start(self._look_up, held)
         else:
@@ -254,28 +223,43 @@ class TierExecutor(Actor[Any]):
         try:
             if rest_s > 0:
                 await self._settler.put_off(held, rest_s)
-            elif await self._settler.already_recorded(held.task):
-                await self._settler.duplicate(held)
+            elif (record := await self._settler.recorded(held.task)) is not None:
+                await (self._settler.cancelled if record.state == "cancelled" else self._settler.duplicate)(held)
             elif self._refuses is not None:
                 await self._settler.hand_back(held, self._refuses)
             else:
+                if is_suspect(held):
+                    self._isolate(held)
                 self._hand.put(held)
                 self._look()
                 return
         except BusError:
             await held.delivery.requeue()
-        await self._intake.settled(held.subscription)
+        await self._settled(held)
+
+    def _look_for_cancelled(self) -> None:
+        for held in self._hand.pull(lambda held: held.task in self._cancelled):
+            self._jobs.start(self._settle, held, Cancelled())
+
+    def _give_up_waiting(self) -> None:
+        """What has waited for so long that the broker might take it back in the midst of its run."""
+        now = self.ctx.now()
+        for held in self._hand.pull(lambda held: now - held.since > self._config.max_wait_s(held.limit_s)):
+            self._jobs.start(self._hand_back, held, "it waited too long to be run within the broker's patience")
 
     async def _reopen(self, subscription: Subscription) -> None:
         if self._bus.is_open:  # else the link ends next, and takes us with it
             # Its channel is gone, and what came on it is the broker's to deliver again. What runs may finish.
-            self._hand.pull(lambda held: held.subscription is subscription)
+            for held in self._hand.pull(lambda held: held.subscription is subscription):
+                self._let_out(held)
             if await self._intake.drop(subscription) and not subscription.helps:
-                self._tasks.start_soon(self._open, subscription.lane)
+                self._tasks.start_soon(self._intake.stand, subscription.lane)
 
     # -- running
 
     def _start_what_fits(self) -> None:
+        if self._suspect is not None and self._intake.unsettled > 1:
+            return
         while (held := self._hand.start()) is not None:
             held.scope = anyio.CancelScope()
             self._jobs.start(self._run, held, held.scope, name=f"task {held.task.name} {held.task.id}")
@@ -294,32 +278,14 @@ class TierExecutor(Actor[Any]):
         def on_abandoned() -> Callable[[], None]:
             nonlocal abandoned
             abandoned = True
-            self.ctx.emit(ThreadAbandoned(**facts(held, self._config.worker, self._now())))
             return release
 
-        outcome: Outcome | None = None
         try:
-            with scope:
-                outcome = await self._execute(held, on_abandoned)
-            # A drain cancels the attempt, never its settling: half a settling would leave two copies of the task.
-            # And what was cancelled is not to blame for how it ended.
-            if held.cancelled and not isinstance(outcome, Succeeded):
-                outcome = Cancelled()
-            elif outcome is None or (scope.cancel_called and not isinstance(outcome, Succeeded)):
-                outcome = NotRun("it did not finish within the drain")
-            await self._settle(held, outcome)
+            await self._settle(held, await self._runner.run(held, scope, on_abandoned))
         finally:
             self._hand.ended(held)
             if not abandoned:
                 release()
-
-    async def _execute(self, held: Held, on_abandoned: Callable[[], Callable[[], None]]) -> Outcome:
-        task, now = held.task, self._now()
-        if (late := too_late(task, now)) is not None:
-            return late
-        held.started = now
-        self.ctx.emit(TaskStarted(**facts(held, self._config.worker, now), wait_s=waited_s(task, now)))
-        return await self._attempt.run(task, held.definition, on_abandoned)
 
     async def _settle(self, held: Held, outcome: Outcome) -> None:
         try:
@@ -328,10 +294,38 @@ class TierExecutor(Actor[Any]):
             # Its end could not be published. If the connection is gone this does nothing, and the broker delivers
             # again; if a queue is full it comes again at the cost of one delivery.
             await held.delivery.requeue()
+        await self._settled(held)
+
+    async def _settled(self, held: Held) -> None:
         await self._intake.settled(held.subscription)
+        self._let_out(held)
 
     async def _hand_back(self, held: Held, why: str) -> None:
         await self._settle(held, NotRun(why))
+
+    # -- running one alone
+
+    def _isolate(self, suspect: Held) -> None:
+        """A task that may be what kills its executors is run when nothing else is in hand: were others there, each of
+        its crashes would charge them a delivery, until they are given up with it."""
+        self._suspect = suspect
+        self.ctx.emit(TaskIsolated(**facts(suspect, self._config.worker, self._now()), crashes=suspect.crashes))
+        self._jobs.start(self._make_room, suspect)
+
+    async def _make_room(self, suspect: Held) -> None:
+        await self._intake.cancel_all()
+        for held in self._hand.pull(lambda held: held is not suspect):
+            self._jobs.start(self._hand_back, held, "another task is to be run alone")
+
+    def _let_out(self, held: Held) -> None:
+        """Called for all that leaves our hands; when it is the suspect, work goes on."""
+        if self._suspect is None:
+            return
+        if held is self._suspect:
+            self._suspect = None
+            if self._refuses is None:
+                self._intake.open_own(self._tasks)
+        self._look()
 
     # -- pausing
 
@@ -344,12 +338,13 @@ class TierExecutor(Actor[Any]):
     async def _resume(self) -> None:
         if self._switch.paused:
             self._switch.paused = False
-            self._open_own()
+            if self._refuses is None:
+                self._intake.open_own(self._tasks)
 
     # -- helping smaller tiers
 
     async def _help_or_not(self) -> None:
-        if self._switch.paused:
+        if self._refuses is not None:
             return
         config, helping = self._config, self._intake.helping
         wanted = should_help(
@@ -385,7 +380,7 @@ class TierExecutor(Actor[Any]):
         self._draining = True
         await self._intake.cancel_all()
         inbox = self.ctx.mailbox.items
-        for message in [each for each in inbox if isinstance(each, _Delivered)]:  # not yet read, and ours to hand back
+        for message in [each for each in inbox if isinstance(each, Delivered)]:  # not yet read, and ours to hand back
             inbox.remove(message)
             self._take(message.subscription, message.delivery)
         for held in self._hand.pull():
@@ -396,5 +391,8 @@ class TierExecutor(Actor[Any]):
                 held.scope.cancel()
         await self._jobs.wait_idle(KILL_S)
 
+    def _where(self, task_id: str) -> TaskWhere | None:
+        return self._hand.where(task_id, self._config.worker, self._now(), self.ctx.now())
+
     def _now(self) -> datetime:
-        return datetime.now(UTC)
+        return self._config.now()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fogactors.bus.base import MAX_BODY
 from fogactors.coord.base import RESULT_TTL_S
+from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S
 from fogactors.tasks.tiers import Tiers
 
-__all__ = ["ExecutorConfig"]
+__all__ = ["ExecutorConfig", "utc_now"]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +36,18 @@ class ExecutorConfig:
     result_inline_bytes: int = 65_536
     publish_timeout_s: float = 10.0
     max_body_bytes: int = MAX_BODY
+    consumer_timeout_s: float = CONSUMER_TIMEOUT_S
+    now: Callable[[], datetime] = utc_now
+    """The time of day. A test may move it; it must be the one that submitters stamp tasks with."""
 
     @property
     def worker(self) -> str:
         return f"{self.node}/{self.tier}"
+
+    def max_wait_s(self, limit_s: float) -> float:
+        """How long a task with this time limit may wait in hand, and still be run and settled before the broker takes
+        it back. Seconds."""
+        return self.consumer_timeout_s - SETTLE_MARGIN_S / 2 - limit_s
 
     def prefetch(self, tiers: Tiers) -> int:
         """Deliveries in hand from each queue of its own tier."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from fogactors.tasks.budget import Claimant
 from fogactors.tasks.policy import Lane, Turn, choose, lanes
+from fogactors.tasks.requests import TaskWhere
 from fogactors.tasks.settle import Held
 from fogactors.tasks.tiers import Amount, Tiers
 
@@ -18,7 +21,8 @@ __all__ = ["Hand", "Load"]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What an executor has in hand. `free`: what is not taken."""
+    """What an executor has in hand. `free`: what is not taken; `unrecorded`: results that went to `results.pending`
+    since it started, because the coordination store was away."""
 
     tier: str
     size: Amount
@@ -26,12 +30,14 @@ class Load:
     running: int
     waiting: int
     helping: bool
+    unrecorded: int = 0
 
 
 class Hand:
-    """For one executor of tier `own`. `free` is what is not taken of it."""
+    """For one executor of tier `own`. `free` is what is not taken of it; `memory` is its part in the node's budget,
+    which the executors of other tiers take from as well; `None`: there is no budget."""
 
-    def __init__(self, tiers: Tiers, own: str, guarantee_every: int) -> None:
+    def __init__(self, tiers: Tiers, own: str, guarantee_every: int, memory: Claimant | None = None) -> None:
         self._own = own
         self._size = tiers.get(own).size
         self._least = tiers.lightest.share
@@ -41,6 +47,8 @@ class Hand:
         self._running: set[Held] = set()
         self._taking: set[Held] = set()
         self._turn = Turn()
+        self._memory = memory
+        self._stands_in_line = False
         self.free: Amount = self._size
 
     @property
@@ -51,14 +59,27 @@ class Hand:
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def load(self, *, helping: bool) -> Load:
-        return Load(self._own, self._size, self.free, len(self._running), self.waiting, helping)
+    def load(self, *, helping: bool, unrecorded: int) -> Load:
+        return Load(self._own, self._size, self.free, len(self._running), self.waiting, helping, unrecorded)
 
-    def where(self, task_id: str) -> str | None:
-        """`running`, `waiting`, or `None` when it is not here."""
-        if any(held.task.id == task_id for held in self._running):
-            return "running"
-        return "waiting" if any(held.task.id == task_id for lane in self._waiting.values() for held in lane) else None
+    def find(self, task_id: str) -> Held | None:
+        """One of its copies, one that runs if there is one; `None` when it is not here."""
+        waiting = (held for lane in self._waiting.values() for held in lane)
+        return next((held for held in (*self._running, *waiting) if held.task.id == task_id), None)
+
+    def where(self, task_id: str, worker: str, at: datetime, now: float) -> TaskWhere | None:
+        """`at` and `now` are this moment, on the wall and on the loop's clock."""
+        held = self.find(task_id)
+        if held is None:
+            return None
+        return TaskWhere(
+            state="running" if held in self._running else "waiting",
+            name=held.task.name,
+            attempt=held.task.attempt,
+            since=held.started or at - timedelta(seconds=now - held.since),
+            mode=held.definition.mode,
+            worker=worker,
+        )
 
     def cancel(self, task_id: str) -> list[Held]:
         """Stop it if it runs; returns what waited, taken out."""
@@ -76,15 +97,25 @@ class Hand:
         """The task whose turn it is, if one fits; it takes its share from here on, until `release`."""
         heads = {lane: queue[0].amount for lane, queue in self._waiting.items() if queue}
         if not heads:
-            return None
-        lane, self._turn = choose(self.free, heads, self._order, self._turn, self._guarantee_every)
+            return self._leave_line()
+        lane, turn = choose(self.free, heads, self._order, self._turn, self._guarantee_every)
         if lane is None:
+            return self._leave_line()
+        if self._memory is not None and not self._memory.take(heads[lane].memory_mb):
+            # It keeps its turn: to try a smaller one instead would let this one starve.
+            self._stands_in_line = True
             return None
+        self._turn = turn
         held = self._waiting[lane].popleft()
         self._running.add(held)
         self._taking.add(held)
         self.free -= held.amount
         return held
+
+    def _leave_line(self) -> None:
+        if self._stands_in_line and self._memory is not None:
+            self._stands_in_line = False
+            self._memory.withdraw()
 
     def ended(self, held: Held) -> None:
         """It does not run any more. Its share is another matter: an abandoned thread keeps it."""
@@ -94,6 +125,8 @@ class Hand:
         """Its share is free again. Idempotent."""
         if held in self._taking:
             self._taking.remove(held)
+            if self._memory is not None:
+                self._memory.give_back(held.amount.memory_mb)
             # From the size when nothing is taken: sums of fractions drift, and a drift here would never heal.
             self.free = self.free + held.amount if self._taking else self._size
 
@@ -103,6 +136,8 @@ class Hand:
         for lane, queue in self._waiting.items():
             pulled += filter(which, queue)
             self._waiting[lane] = deque(held for held in queue if not which(held))
+        if not self.waiting:
+            self._leave_line()
         return pulled
 
     # -- whether to help smaller tiers

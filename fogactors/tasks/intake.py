@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from fogactors.bus.base import Bus, Consumer, Delivery
 from fogactors.errors import BusError
@@ -16,7 +17,7 @@ from fogactors.tasks.policy import Lane
 from fogactors.tasks.tiers import Tiers
 from fogactors.wire.topology import task_queue
 
-__all__ = ["Intake", "Subscription"]
+__all__ = ["Delivered", "Intake", "Lost", "Subscription", "Unopened"]
 
 OWN_PRIORITY: Final = 10
 HELP_PRIORITY: Final = 0
@@ -41,8 +42,33 @@ class Subscription:
     received: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A delivery has come."""
+
+    subscription: Subscription
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The broker took a consumer away."""
+
+    subscription: Subscription
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unopened:
+    """A queue of its own tier cannot be had just now; it is tried on."""
+
+    lane: Lane
+    error: BusError
+
+
 class Intake:
-    """Subscribes for one executor. `deliver` and `lost` are called from the bus and must not block."""
+    """Subscribes for one executor. `tell` is called from the bus and must not block. `wanted`: whether its own queues
+    are to be open."""
 
     def __init__(
         self,
@@ -51,13 +77,15 @@ class Intake:
         own: str,
         *,
         prefetch: int,
-        deliver: Callable[[Subscription, Delivery], None],
-        lost: Callable[[Subscription, str], None],
+        tell: Callable[[Delivered | Lost | Unopened], None],
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._bus = bus
         self._prefetch = prefetch
-        self._deliver = deliver
-        self._lost = lost
+        self._tell = tell
+        self._wanted = wanted
+        self.opened = 0
+        """How often its own queues were opened: one that knocks since an earlier time must not open a second door."""
         self._open: list[Subscription] = []
         light = tiers.lightest.name
         self.own = [Lane(own, priority) for priority in PRIORITIES]
@@ -74,6 +102,11 @@ class Intake:
         return [each for each in self._open if each.consumer is not None and not each.cancelled]
 
     @property
+    def unsettled(self) -> int:
+        """What was delivered on any of them and is not settled."""
+        return sum(each.unsettled for each in self._open)
+
+    @property
     def can_help(self) -> bool:
         return bool(self._helped)
 
@@ -81,18 +114,26 @@ class Intake:
         """Subscribe to a lane of its own tier. Raises `BusError`."""
         await self._subscribe(lane, helps=False)
 
-    async def stand(self, lane: Lane, wanted: Callable[[], bool], tell: Callable[[BusError], None]) -> None:
-        """Subscribe to a lane of its own tier, again and again until it stands or is not `wanted` any more; `tell`
-        hears of the first refusal. A queue that cannot be had just now, whose leader is being elected or that somebody
+    def open_own(self, tasks: TaskGroup) -> None:
+        """Subscribe to its own tier's queues, in `tasks`."""
+        # Each by itself, and beside the loop: when a broker comes up its queues are ready one after the other, a tenth
+        # of a second or more apart.
+        self.opened += 1
+        for lane in self.own:
+            tasks.start_soon(self.stand, lane)
+
+    async def stand(self, lane: Lane) -> None:
+        """Subscribe to a lane of its own tier, again and again until it stands or is not wanted any more; the first
+        refusal is told. A queue that cannot be had just now, whose leader is being elected or that somebody
         deletes, is no reason to end what runs: that would charge each of them a delivery."""
-        told, delay_s = False, OPEN_AGAIN_S
-        while wanted():
+        told, delay_s, opened = False, OPEN_AGAIN_S, self.opened
+        while self._wanted() and self.opened == opened:
             try:
                 return await self.open(lane)
             except BusError as error:
-                if not told and wanted():
+                if not told and self._wanted():
                     told = True
-                    tell(error)
+                    self._tell(Unopened(lane, error))
             await anyio.sleep(delay_s)
             delay_s = min(2 * delay_s, 16 * OPEN_AGAIN_S)
         return None
@@ -149,7 +190,7 @@ class Intake:
         def on_delivery(delivery: Delivery) -> None:
             subscription.unsettled += 1
             subscription.received += 1
-            self._deliver(subscription, delivery)
+            self._tell(Delivered(subscription, delivery))
 
         self._open.append(subscription)
         try:
@@ -158,7 +199,7 @@ class Intake:
                 on_delivery,
                 prefetch=subscription.prefetch,
                 priority=HELP_PRIORITY if helps else OWN_PRIORITY,
-                on_lost=lambda reason: self._lost(subscription, reason),
+                on_lost=lambda reason: self._tell(Lost(subscription, reason)),
             )
         except BusError:
             self._open.remove(subscription)

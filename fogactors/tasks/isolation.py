@@ -1,8 +1,8 @@
-"""Worker processes for tasks that must be killable: a time limit, a cancel, a crash.
+"""Worker processes for tasks that must be killable: a time limit, a memory limit, a cancel, a crash.
 
 The children live long and are spawned, never forked: a fork of a process with threads and an event loop inherits locks
 that nobody will open. There is no background task: a child is leased to one job, and what happens to it (its death,
-the time limit, the caller's cancellation) is seen by the one that waits for the answer.
+a limit, the caller's cancellation) is seen by the one that waits for the answer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from fogactors.tasks.frames import (
     decode_answer,
     encode,
 )
+from fogactors.tasks.memory import Family, MemoryWatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,17 +56,21 @@ class _Child:
 
     def __init__(self, process: Process) -> None:
         self.process = process
+        self.family = Family(process.pid)
         self.loaded: set[str] = set()
         self.jobs = 0
+        self.fresh_mb = 0.0
+        """What it takes by its start and its imports alone."""
         self._stdin = cast("ByteSendStream", process.stdin)
         self._stdout = BufferedByteReceiveStream(cast("ByteReceiveStream", process.stdout))
 
-    async def ask(self, command: Command) -> Answer:
-        """Raises `ChildCrashed`."""
+    async def ask(self, command: Command, watch: MemoryWatch | None = None) -> Answer:
+        """Raises `ChildCrashed`, and what the watch raises."""
         frame = encode(command)
         try:
             await self._stdin.send(frame)
-            (size,) = cast("tuple[int]", HEADER.unpack(await self._stdout.receive_exactly(HEADER.size)))
+            header = await self._header(watch)
+            (size,) = cast("tuple[int]", HEADER.unpack(header))
             return decode_answer(await self._stdout.receive_exactly(size))
         except (BrokenResourceError, ClosedResourceError, IncompleteRead, OSError) as error:
             # The pipe's end is seen before the process is reaped, and only then is there an exit code to name.
@@ -73,12 +78,33 @@ class _Child:
                 await self.process.wait()
             raise ChildCrashed(f"the worker process {self.process.pid} {self._end()}") from error
 
+    async def _header(self, watch: MemoryWatch | None) -> bytes:
+        while watch is not None:
+            # What has come of it stays in the stream's buffer when the wait is cut short.
+            with anyio.move_on_after(watch.pause_s):
+                return await self._stdout.receive_exactly(HEADER.size)
+            await watch.look()
+        return await self._stdout.receive_exactly(HEADER.size)
+
+    def measure(self) -> float:
+        """MiB, with all that it has started."""
+        self.family.search()
+        return self.family.resident_mb()
+
+    def is_littered(self, memory_mb: float) -> bool:
+        """Whether its earlier tasks have left more than half of the room that a fresh process would give to a task
+        which may take `memory_mb`."""
+        room_mb = memory_mb - self.fresh_mb
+        return 0 < room_mb < 2 * (self.family.resident_mb() - self.fresh_mb)
+
     def _end(self) -> str:
         code = self.process.returncode
         if code is None:
             return "closed its pipe"
         if code >= 0:
             return f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            return "was ended by SIGKILL, as the kernel does when the memory of the machine or the container runs out"
         try:
             return f"was ended by {signal.Signals(-code).name}"
         except ValueError:
@@ -138,18 +164,23 @@ class ProcessPool:
             async with self._slots:
                 self._idle.append(await self._start())
 
-    async def run(self, module: str, name: str, args: bytes, *, timeout: float | None) -> Outcome:
+    async def run(
+        self, module: str, name: str, args: bytes, *, timeout: float | None, memory_mb: float | None = None
+    ) -> Outcome:
         """Run the task `name` of `module` with `args` (JSON) in a process, waiting for a free one if need be.
 
-        `timeout`: seconds for the task itself, not for the wait, the start or the import of its module. What the task
-        raises comes back as `Failed`. Raises `TimeLimitExceeded` and `ChildCrashed` (the process group is gone),
-        `StartFailed` (no process came up; the task has not run), `TaskError` when the pool is closed. When the caller
-        is cancelled the process group is killed.
+        `timeout`: seconds for the task itself, not for the wait, the start or the import of its module. `memory_mb`:
+        MiB for the whole process and all that it starts, so the interpreter and the imports count (some 30 MiB and
+        more), looked at while the task runs or its module is imported. What the task raises comes back as `Failed`.
+
+        Raises `TimeLimitExceeded`, `MemoryLimitExceeded` and `ChildCrashed` (the process group is gone), `StartFailed`
+        (no process came up; the task has not run), `TaskError` when the pool is closed. When the caller is cancelled
+        the process group is killed.
         """
         async with self._slots:
-            child = await self._lease()
+            child = await self._lease(memory_mb)
             try:
-                outcome = await self._job(child, Run(module, name, args), timeout)
+                outcome = await self._job(child, Run(module, name, args), timeout, memory_mb)
             except BaseException:
                 await self._destroy(child)
                 raise
@@ -169,12 +200,15 @@ class ProcessPool:
 
     # -- the life of a child
 
-    async def _lease(self) -> _Child:
+    async def _lease(self, memory_mb: float | None) -> _Child:
         while self._idle:
             child = self._idle.pop()
-            if child.process.returncode is None and not self._closed:
+            if child.process.returncode is not None or self._closed:
+                await self._destroy(child)  # it died while it waited, of the out-of-memory killer for one
+            elif memory_mb is not None and child.is_littered(memory_mb):
+                await self._retire(child)
+            else:
                 return child
-            await self._destroy(child)  # it died while it waited, of the out-of-memory killer for one
         return await self._start()
 
     async def _start(self) -> _Child:
@@ -196,6 +230,7 @@ class ProcessPool:
         try:
             with anyio.fail_after(self._start_s):
                 await child.ask(Setup(path, pythonpath))
+            child.fresh_mb = child.measure()
             if self._closed:
                 raise TaskError("the process pool is closed")
         except TimeoutError as error:
@@ -209,17 +244,19 @@ class ProcessPool:
             raise
         return child
 
-    async def _job(self, child: _Child, job: Run, timeout: float | None) -> Outcome:
+    async def _job(self, child: _Child, job: Run, timeout: float | None, memory_mb: float | None) -> Outcome:
         if job.module not in child.loaded:
+            before_mb = child.measure()
             with anyio.move_on_after(self._start_s) as loading:
-                answer = await child.ask(Load(job.module))
+                answer = await child.ask(Load(job.module), _watch(child, job, memory_mb))
                 if isinstance(answer, Failed):
                     return answer
                 child.loaded.add(job.module)
+                child.fresh_mb += child.measure() - before_mb
             if loading.cancelled_caught:
                 raise TimeLimitExceeded(f"importing {job.module} took longer than {self._start_s:g} s")
         with anyio.move_on_after(inf if timeout is None else timeout):
-            return cast("Outcome", await child.ask(job))
+            return cast("Outcome", await child.ask(job, _watch(child, job, memory_mb)))
         raise TimeLimitExceeded(f"task {job.name} ran longer than its limit of {timeout:g} s")
 
     async def _retire(self, child: _Child) -> None:
@@ -235,6 +272,10 @@ class ProcessPool:
             with CancelScope(shield=True):
                 await child.process.aclose()
         self._children.discard(child)
+
+
+def _watch(child: _Child, job: Run, memory_mb: float | None) -> MemoryWatch | None:
+    return None if memory_mb is None else MemoryWatch(child.family, job.name, memory_mb)
 
 
 def _import_path() -> list[str]:

@@ -41,6 +41,10 @@ class Registry:
         except KeyError:
             raise self._unknown(name) from None
 
+    def definitions(self) -> tuple[TaskDef[..., Any], ...]:
+        """By name."""
+        return tuple(self._tasks[name] for name in self.names())
+
     def names(self) -> tuple[str, ...]:
         """Sorted."""
         return tuple(sorted(self._tasks))

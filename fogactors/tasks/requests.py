@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["Cancel", "GetLoad", "Pause", "Resume", "Switch", "Where"]
+from msgspec import Struct
+
+from fogactors.messages import UTC
+from fogactors.tasks.task import Mode
+
+__all__ = ["Cancel", "GetLoad", "Pause", "Refresh", "Resume", "Switch", "TaskWhere", "Where"]
+
+
+class TaskWhere(Struct, kw_only=True, frozen=True):
+    """A task in an executor's hands. `since`: when this attempt was started, or when the task came here to wait.
+    `mode`: what kind of task it is, because a thread cannot be stopped."""
+
+    state: Literal["running", "waiting"]
+    name: str
+    attempt: int
+    since: UTC
+    mode: Mode
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +42,21 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """Ask the store again what was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
 class Where:
-    """Ask whether a task is in this executor's hands: `running`, `waiting` or `None`."""
+    """Ask whether a task is in this executor's hands: its `TaskWhere`, or `None`."""
 
     task_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """End a task that is in this executor's hands, as `cancelled`; the answer is what `Where` would say. A thread
-    cannot be stopped: it is let go, and may still run."""
+    """End a task as `cancelled` if it is in this executor's hands, and do not run it if it comes later; the answer is
+    what `Where` would say. A thread cannot be stopped: it is let go, and may still run."""
 
     task_id: str
 

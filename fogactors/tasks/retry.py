@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
 __all__ = [
+    "MAX_DELAY_S",
     "MIN_DELAY_S",
     "Retry",
     "RetryPolicy",
@@ -33,6 +34,10 @@ __all__ = [
 MIN_DELAY_S: Final = 0.1
 """No retry comes sooner: full jitter may draw 0, and a task that fails at once would then spin."""
 
+MAX_DELAY_S: Final = 31_536_000.0
+"""A year. A bound at all, because `datetime` ends: a wait that leads beyond it must fail in the task that asks for it,
+not in the executor that obeys."""
+
 _HOPELESS: Final = (TaskArgumentError, TaskDefinitionError, TaskResultError, UnknownTask)
 # The same bytes meet the same code again, so these are never retried, whatever the policy says.
 
@@ -40,14 +45,15 @@ _HOPELESS: Final = (TaskArgumentError, TaskDefinitionError, TaskResultError, Unk
 class Retry(Exception):
     """Raised by a task: end this attempt and try again, in `delay` seconds or when the policy says.
 
-    It counts as an attempt. When none is left the task ends as failed with this type and `reason`. Control
-    flow, not an error: it is not a `FogError`, so that `except FogError` in a task does not swallow it.
+    `delay` is a year at most. It counts as an attempt. When none is left the task ends as failed with this type and
+    `reason`. Control flow, not an error: it is not a `FogError`, so that `except FogError` in a task does not swallow
+    it.
     """
 
     def __init__(self, delay: float | None = None, reason: str = "") -> None:
         super().__init__(reason or "the task asked to be tried again")
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"Retry: delay must be a number of seconds >= 0, not {delay!r}")
+        if delay is not None and not 0 <= delay <= MAX_DELAY_S:
+            raise ValueError(f"Retry: delay must be from 0 to {MAX_DELAY_S:.0f} seconds, not {delay!r}")
         self.delay = delay
         self.reason = reason
 
@@ -80,9 +86,10 @@ class RetryPolicy(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise TaskDefinitionError(f"RetryPolicy: attempts must be at least 1, not {self.attempts}")
-        if not 0 < self.first_s <= self.max_s < math.inf:
+        if not 0 < self.first_s <= self.max_s <= MAX_DELAY_S:
             raise TaskDefinitionError(
-                f"RetryPolicy: 0 < first_s <= max_s must hold, not first_s={self.first_s}, max_s={self.max_s}"
+                f"RetryPolicy: 0 < first_s <= max_s <= {MAX_DELAY_S:.0f} must hold, "
+                f"not first_s={self.first_s}, max_s={self.max_s}"
             )
         if not 1 <= self.factor < math.inf:
             raise TaskDefinitionError(f"RetryPolicy: factor must be at least 1, not {self.factor}")

@@ -48,15 +48,19 @@ if TYPE_CHECKING:
     from fogactors.tasks.intake import Subscription
     from fogactors.tasks.task import TaskDef
 
-__all__ = ["Held", "Settler"]
+__all__ = ["Held", "Settler", "crashes", "facts"]
 
 COORD_TIMEOUT_S: Final = 1.0
 """How long the store may be silent before a result takes the other road."""
+ASK_AGAIN_S: Final = 1.0
+"""How often a store that was away is asked whether it is back. Everything in between takes the other road at once:
+one that hangs instead of refusing would cost each task `COORD_TIMEOUT_S` of its slot."""
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A task in our hands: delivered, not settled. `amount` is what it takes while it runs."""
+    """A task in our hands: delivered, not settled. `amount` is what it takes while it runs; `limit_s` bounds the run;
+    `since` (the loop's clock) is when it came."""
 
     task: Task
     definition: TaskDef[..., Any]
@@ -65,9 +69,20 @@ class Held:
     lane: Lane
     amount: Amount
     since: float
+    limit_s: float
     started: datetime | None = None
     scope: anyio.CancelScope | None = None
     cancelled: bool = False
+
+    @property
+    def crashes(self) -> int:
+        return crashes(self.task, self.delivery)
+
+
+def crashes(task: Task, delivery: Delivery) -> int:
+    """Deliveries of this attempt that ended with their worker, as far as the broker can tell: 4.0 counts all that came
+    back."""
+    return task.crashes + (delivery.delivery_count or 0)
 
 
 class Settler:
@@ -91,7 +106,10 @@ class Settler:
         self._now = now
         self._result_ttl_s = result_ttl_s
         self._publish_timeout_s = publish_timeout_s
+        self.unrecorded = 0
+        """Results that took the other road."""
         self._coord_away = False
+        self._ask_again_at = 0.0
 
     async def settle(self, held: Held, outcome: Outcome) -> None:
         """What its outcome asks for. Raises `BusError`: then nothing is settled."""
@@ -114,13 +132,21 @@ class Settler:
         await held.delivery.ack()
 
     async def cancelled(self, held: Held) -> None:
-        await self._record(held, self._result(held, "cancelled"))
-        await held.delivery.ack()
+        """Raises `BusError`."""
+        result = self._result(held, "cancelled")
+        if await self._write(result) == "duplicate":
+            known = await self.recorded(held.task)
+            if known is None or known.state != "cancelled":
+                return await self.duplicate(held)
+        # Whoever cancelled it has recorded that already; that it is over is still news.
+        await self._tell_end(held, result)
+        return await held.delivery.ack()
 
     async def try_again(self, held: Held, outcome: TryAgain) -> None:
         """Raises `BusError`."""
         changes = {
             "attempt": held.task.attempt + 1,
+            "crashes": 0,
             "hops": held.task.hops + 1,
             "not_before": self._now() + timedelta(seconds=outcome.delay_s),
         }
@@ -154,24 +180,30 @@ class Settler:
 
     async def hand_back(self, held: Held, why: str) -> None:
         """Raises `BusError`."""
-        await self._republish(held, {"hops": held.task.hops + 1}, float(RETRY_STEPS_S[0]))
+        await self._put_back(held, float(RETRY_STEPS_S[0]))
         self._emit(TaskHandedBack(**self._facts(held), why=why))
         await held.delivery.ack()
 
     async def put_off(self, held: Held, rest_s: float) -> None:
         """It came before its time. Raises `BusError`."""
-        await self._republish(held, {"hops": held.task.hops + 1}, rest_s)
+        await self._put_back(held, rest_s)
         await held.delivery.ack()
 
-    async def already_recorded(self, task: Task) -> bool:
-        """Whether this generation of the task has its result. When the store does not say, it runs: twice is
+    async def recorded(self, task: Task) -> TaskResult | None:
+        """The record of this generation of the task, if there is one. When the store does not say, it runs: twice is
         allowed, and the record stays one."""
+        if not self._may_ask():
+            return None
         try:
             with anyio.fail_after(COORD_TIMEOUT_S):
                 result = await self._coord.result(task.id)
-        except (CoordError, TimeoutError, WireError):  # a record that cannot be read says nothing
-            return False
-        return result is not None and result.generation >= task.generation
+        except WireError:  # a record that cannot be read says nothing
+            return None
+        except (CoordError, TimeoutError) as away:
+            self._tell_coord(away=True, error=str(away) or f"silent for {COORD_TIMEOUT_S:g} s")
+            return None
+        self._tell_coord(away=False)
+        return result if result is not None and result.generation >= task.generation else None
 
     async def duplicate(self, held: Held) -> None:
         self._emit(DuplicateResult(**self._facts(held)))
@@ -183,23 +215,50 @@ class Settler:
         if await self._write(result) == "duplicate":
             self._emit(DuplicateResult(**self._facts(held)))
             return
+        await self._tell_end(held, result)
+
+    async def _tell_end(self, held: Held, result: TaskResult) -> None:
         run_s = (result.finished - held.started).total_seconds() if held.started else 0.0
         self._emit(TaskEnded(**self._facts(held), state=result.state, run_s=run_s))
         await self._announce(result, held.task.reply_to)
 
     async def _write(self, result: TaskResult) -> str:
         error = f"silent for {COORD_TIMEOUT_S:g} s"
-        # Not fail_after: its two context managers cost as much as the scope that they put around this.
-        with anyio.move_on_after(COORD_TIMEOUT_S):
-            try:
-                outcome = await self._coord.record(result, ttl_s=self._result_ttl_s)
-                self._tell_coord(away=False)
-                return outcome
-            except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
-                error = str(away)
-        self._tell_coord(away=True, error=error)
+        if self._may_ask():
+            # Not fail_after: its two context managers cost as much as the scope that they put around this.
+            with anyio.move_on_after(COORD_TIMEOUT_S):
+                try:
+                    outcome = await self._coord.record(result, ttl_s=self._result_ttl_s)
+                    self._tell_coord(away=False)
+                    return outcome
+                except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
+                    error = str(away)
+            self._tell_coord(away=True, error=error)
         await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+        self.unrecorded += 1
         return "recorded"
+
+    async def look_for_store(self) -> None:
+        """See whether it is back, if it was away and it is time; so that its end is told also when no result comes."""
+        if self._coord_away and self._may_ask():
+            try:
+                with anyio.fail_after(COORD_TIMEOUT_S):
+                    await self._coord.result("")
+            except WireError:
+                pass
+            except (CoordError, TimeoutError):
+                return
+            self._tell_coord(away=False)
+
+    def _may_ask(self) -> bool:
+        """Whether the store is there, or it is time to see whether it is back; then the caller is the one who sees."""
+        if not self._coord_away:
+            return True
+        now = anyio.current_time()
+        if now < self._ask_again_at:
+            return False
+        self._ask_again_at = now + COORD_TIMEOUT_S + ASK_AGAIN_S
+        return True
 
     async def _announce(self, result: TaskResult, reply_to: str | None) -> None:
         await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)
@@ -219,6 +278,11 @@ class Settler:
             )
         )
 
+    async def _put_back(self, held: Held, wait_s: float) -> None:
+        # No attempt is counted, and no crash is forgotten: with a new publish the broker's count begins anew, and what
+        # kills its workers would be handed back by each of them for ever.
+        await self._republish(held, {"hops": held.task.hops + 1, "crashes": held.crashes}, wait_s)
+
     async def _republish(self, held: Held, changes: dict[str, Any], wait_s: float) -> None:
         delivery = held.delivery
         body = amend(delivery.body, changes, delivery.content_type)
@@ -234,9 +298,12 @@ class Settler:
     # -- facts
 
     def _tell_coord(self, *, away: bool, error: str = "") -> None:
+        if away:
+            self._ask_again_at = anyio.current_time() + ASK_AGAIN_S
         if away != self._coord_away:
             self._coord_away = away
-            self._emit(ResultUnrecorded(at=self._now(), worker=self._worker, away=away, error=error))
+            at, count = self._now(), self.unrecorded
+            self._emit(ResultUnrecorded(at=at, worker=self._worker, away=away, unrecorded=count, error=error))
 
     def _result(self, held: Held, state: Any, *, value: Any = None) -> TaskResult:
         task = held.task
@@ -275,4 +342,4 @@ def facts(held: Held, worker: str, at: datetime) -> dict[str, Any]:
 def _attempts(held: Held) -> int:
     """Runs so far: those that failed and this one, by the envelope, and those that took their worker with them, by the
     broker."""
-    return held.task.attempt + (held.delivery.delivery_count or 0) if held.started else held.task.attempt - 1
+    return held.task.attempt - (not held.started) + held.crashes

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 
 from fogactors.roles import dlq_reaper
-from fogactors.tasks import client, settle
+from fogactors.tasks import cancellations, client, executor, settle
 from tests.tasks import fog_tasks
 
 settings.register_profile("tasks", deadline=None, max_examples=60, database=None)  # a busy machine is no failure
@@ -17,6 +17,10 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "POLL_S", 0.1)
     monkeypatch.setattr(dlq_reaper, "LATER_S", 0.1)
     monkeypatch.setattr(settle, "COORD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(settle, "ASK_AGAIN_S", 0.1)
+    monkeypatch.setattr(cancellations, "LOAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cancellations, "LATER_S", 0.1)
+    monkeypatch.setattr(executor, "TICK_S", 0.1)
 
 
 @pytest.fixture(autouse=True)

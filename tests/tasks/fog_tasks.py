@@ -59,6 +59,13 @@ async def note(name: str) -> str:
 
 
 @task(registry=registry)
+async def doze(name: str, seconds: float) -> str:
+    began(name)
+    await asyncio.sleep(seconds)
+    return name
+
+
+@task(registry=registry)
 async def hold(name: str, gate_name: str = "") -> str:
     began(name)
     await gate(gate_name or name).wait()

@@ -1,4 +1,4 @@
-"""The shipped kit, with the tests' tasks and a fast ladder of retries; and a store that can hang."""
+"""The shipped kit, with the tests' tasks; and a store that can hang."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tasks import fog_tasks
 
 
 def fog(**options):
-    return any_fog(registry=fog_tasks.registry, **({"retry_scale": 0.1} | options))
+    return any_fog(registry=fog_tasks.registry, **options)
 
 
 def message(task, args=b"{}", **fields):

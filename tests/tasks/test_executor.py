@@ -109,7 +109,7 @@ async def test_a_task_that_hangs_ends_at_its_time_limit(task):
             await (await system.submit(task)).result(5)
         assert "cannot be stopped" not in str(failed.value)
         await settled(system)
-        assert (await system.parked())[0].reason == "time_limit"
+        assert system.dead_letters[0].reason == "time_limit"
 
 
 async def test_a_thread_keeps_its_share_after_its_time_limit_until_it_ends():
@@ -194,11 +194,12 @@ async def test_a_task_may_ask_for_the_time_of_its_next_attempt():
 
 
 async def test_a_task_that_comes_before_its_time_is_put_off_without_an_attempt():
-    async with fog() as system:
-        not_before = datetime.now(UTC) + timedelta(seconds=1.2)
+    async with fog(skip_delays=False) as system:
+        not_before = system.now() + timedelta(seconds=20)
         early = message(tasks.note, args=b'{"name": "x"}', not_before=not_before)
         await publish(system, early)
-        await eventually(lambda: system.ready(retry_exchange(1)) == 1, "it waits on the ladder")
+        await eventually(lambda: system.ready(retry_exchange(16)) == 1, "it waits on the ladder")
+        system.advance(19)
         result = await system.submitter.handle("foreign-1").outcome(5)
         assert (result.state, result.attempts) == ("succeeded", 1)
         assert system.recorder.of(TaskStarted)[0].at > not_before - timedelta(seconds=1)
@@ -226,11 +227,11 @@ async def test_what_did_not_start_by_its_deadline_is_not_run():
         result = await handle.outcome(1)
         assert (result.attempts, result.started) == (0, None)
         await settled(system)
-        assert (await system.parked())[0].reason == "expired"
+        assert system.dead_letters[0].reason == "expired"
 
 
 async def test_the_deadline_is_for_the_first_start_only():
-    async with fog(retry_scale=0.5) as system:
+    async with fog() as system:
         assert await (await system.submit(tasks.flaky.options(deadline_s=0.4), "a", 1)).result(5) == 2
 
 
@@ -259,7 +260,7 @@ async def test_what_cannot_be_run_is_a_dead_letter_at_its_first_delivery(body, r
         event = await system.recorder.wait_for(TaskDeadLettered, reason=reason)
         await settled(system)
         await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
-        letter = (await system.parked())[0]
+        letter = system.dead_letters[0]
         assert (letter.reason, letter.body, letter.origin) == (reason, body, "tasks.normal")
         assert letter.error is not None
         assert letter.error.message

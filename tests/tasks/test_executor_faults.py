@@ -10,6 +10,7 @@ import pytest
 from fogactors.core import ActorExited, ActorStarted, Intensity, SupervisorPaused
 from fogactors.tasks.events import QueueUnavailable, TaskEnded, TaskStarted, WorkerCrashed
 from fogactors.tasks.executor import TierExecutor
+from fogactors.tasks.runner import Runner
 from fogactors.tasks.settle import Settler
 from fogactors.testing.kit import eventually
 from fogactors.wire import fog_topology
@@ -41,7 +42,7 @@ def fail_once(monkeypatch, owner, name, error):
     monkeypatch.setattr(owner, name, method)
 
 
-@pytest.mark.parametrize("where", [(Settler, "succeeded"), (TierExecutor, "_execute"), (TierExecutor, "_look_up")])
+@pytest.mark.parametrize("where", [(Settler, "succeeded"), (Runner, "run"), (TierExecutor, "_look_up")])
 async def test_a_bug_ends_the_executor_and_all_that_it_held_is_delivered_again(monkeypatch, where):
     fail_once(monkeypatch, *where, error := RuntimeError("a bug"))
     async with fog() as system:
@@ -144,7 +145,7 @@ async def test_whatever_happens_each_task_has_one_end_and_all_of_the_tier_is_fre
                 await publish(system, b"garbage")
             if n % 20 == 19:
                 await anyio.sleep(rng.random() * 0.02)
-                rng.choice([system.executor().kill, lambda: system.kill("tier-executor-light")])()
+                rng.choice([system.executor().kill, lambda: system.broker.kill_connection("tier-executor-light")])()
         for handle in handles:
             await handle.outcome(10)
         await system.wait_idle()

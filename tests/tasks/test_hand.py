@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.hand import Hand
 from fogactors.tasks.policy import lanes
 from fogactors.tasks.tiers import Amount, Tier, Tiers
@@ -111,5 +112,40 @@ def test_the_load_is_told_as_it_is():
     for _ in range(3):
         hand.put(task())
     hand.start()
-    load = hand.load(helping=True)
+    load = hand.load(helping=True, unrecorded=0)
     assert (load.running, load.waiting, load.helping, load.size) == (1, 2, True, TIERS.get("heavy").size)
+
+
+def test_two_hands_share_the_memory_of_a_node_and_none_starves_the_other():
+    woken = []
+    budget = MemoryBudget(1000)
+    light = Hand(TIERS, "light", 10, budget.claimant(lambda: woken.append("light")))
+    heavy = Hand(TIERS, "heavy", 10, budget.claimant(lambda: woken.append("heavy")))
+    small, large = Amount(0.1, 100), Amount(0.1, 950)
+    for _ in range(3):
+        light.put(task(lanes(TIERS, "light")[0], small))
+    heavy.put(task(LANES[0], large))
+    first = light.start()
+    assert heavy.start() is None  # 900 are free, and it wants 950
+    assert light.start() is None  # what has come later does not pass the one that waits
+    light.ended(first)
+    light.release(first)
+    assert woken == ["heavy"]
+    assert heavy.start() is not None
+    assert light.start() is None
+    assert light.free.memory_mb == 333  # it was the node's memory that it lacked, not its tier's
+
+
+def test_what_goes_elsewhere_does_not_stand_in_the_way():
+    budget = MemoryBudget(1000)
+    light = Hand(TIERS, "light", 10, budget.claimant(lambda: None))
+    heavy = Hand(TIERS, "heavy", 10, budget.claimant(lambda: None))
+    light.put(task(lanes(TIERS, "light")[0], Amount(0.1, 300)))
+    assert light.start() is not None
+    heavy.put(task(LANES[0], Amount(0.1, 1000)))
+    assert heavy.start() is None
+    light.put(task(lanes(TIERS, "light")[0], Amount(0.1, 30)))
+    assert light.start() is None
+    heavy.pull()
+    assert heavy.start() is None  # nothing waits there any more
+    assert light.start() is not None

@@ -69,7 +69,7 @@ async def test_who_has_work_of_its_own_does_not_begin_to_help():
 
 
 async def test_a_helper_does_not_hoard_behind_a_long_task():
-    async with fog(serve=("heavy",), retry_scale=0.3) as system:
+    async with fog(serve=("heavy",)) as system:
         await eventually(lambda: helpers(system) == 1, "heavy helps")
         for name in "ab":
             await system.submit(tasks.hold.options(tier="heavy"), name, "all")
@@ -160,8 +160,7 @@ def intake(bus, got):
         Tiers(TIERS[:2]),
         "medium",
         prefetch=3,
-        deliver=lambda subscription, _: got.append(subscription),
-        lost=lambda *_: None,
+        tell=lambda message: got.append(message.subscription),
     )
 
 

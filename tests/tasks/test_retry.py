@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from fogactors.errors import FogError, TaskArgumentError, TaskDefinitionError
 from fogactors.tasks.retry import (
+    MAX_DELAY_S,
     MIN_DELAY_S,
     Retry,
     RetryPolicy,
@@ -35,7 +37,7 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException, rng: Random)
         {"attempts": 0},
         {"first_s": 0},
         {"first_s": 10, "max_s": 5},
-        {"max_s": float("inf")},
+        {"max_s": MAX_DELAY_S + 1},
         {"factor": 0.5},
         {"factor": float("nan")},
         {"retry_on": ("ValueError",)},
@@ -122,10 +124,14 @@ def test_control_flow_is_not_an_error() -> None:
     assert not issubclass(Skip, FogError)
 
 
-@pytest.mark.parametrize("delay", [-1, float("inf"), float("nan")])
-def test_retry_refuses_a_delay_that_is_none(delay: float) -> None:
+@pytest.mark.parametrize("delay", [-1, MAX_DELAY_S + 1, float("inf"), float("nan")])
+def test_retry_refuses_a_delay_that_is_none_or_leads_nowhere(delay: float) -> None:
     with pytest.raises(ValueError, match="delay"):
         Retry(delay)
+
+
+def test_the_longest_delay_leads_to_a_date() -> None:
+    assert datetime.now(UTC) + timedelta(seconds=MAX_DELAY_S) < datetime.max.replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

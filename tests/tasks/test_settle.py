@@ -7,6 +7,7 @@ import pytest
 from fogactors.core import ActorExited
 from fogactors.errors import TaskFailed
 from fogactors.messages import TaskResult
+from fogactors.tasks import settle
 from fogactors.tasks.events import DuplicateResult, ResultUnrecorded, TaskDeadLettered, TaskEnded
 from fogactors.tasks.feed import announce
 from fogactors.testing.kit import eventually
@@ -35,8 +36,10 @@ async def test_results_wait_for_the_store_and_come_home(switch):
         await nothing_in_hand(system)
         # Told when it began, and when it is over, which the next result shows.
         assert [event.away for event in system.recorder.of(ResultUnrecorded)] == [True]
-        await (await system.submit(tasks.add, 1, 1)).result(5)
-        assert [event.away for event in system.recorder.of(ResultUnrecorded)] == [True, False]
+        await system.recorder.wait_for(ResultUnrecorded, away=False)  # though no other result has come
+        told = system.recorder.of(ResultUnrecorded)
+        assert [event.away for event in told] == [True, False]
+        assert told[-1].unrecorded == (await system.load()).unrecorded >= 6
         assert not system.recorder.of(ActorExited)
 
 
@@ -49,6 +52,25 @@ async def test_a_store_that_hangs_is_away_after_a_while():
         assert system.ready("results.pending") == 1
         await nothing_in_hand(system)
         assert handle.id
+
+
+async def test_a_store_that_hangs_costs_few_tasks_their_time(monkeypatch):
+    monkeypatch.setattr(settle, "ASK_AGAIN_S", 60.0)
+    hanging = []
+
+    def hang(coord):
+        hanging.append(Hanging(coord, "record", "result"))
+        return hanging[-1]
+
+    async with fog(wrap_coord=hang, roles=("tier-executor",)) as system:
+        for n in range(40):
+            await system.submit(tasks.add, n, 1)
+        await system.recorder.wait_for(TaskEnded, count=40)
+        assert sum(each.asked for each in hanging) <= 4  # those that ran when it was not known yet: one for each slot
+        assert system.ready("results.pending") == 40
+        assert (await system.load()).unrecorded == 40
+        for each in hanging:
+            each.hangs = False
 
 
 async def test_without_a_place_for_its_result_a_task_is_not_acked():
@@ -130,7 +152,7 @@ async def test_a_task_of_the_largest_size_can_be_retried_and_given_up():
         await publish(system, body)
         await system.recorder.wait_for(TaskDeadLettered)
         await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
-        assert (await system.parked())[0].body == body
+        assert system.dead_letters[0].body == body
         await settled(system)
 
 
@@ -139,7 +161,7 @@ async def test_a_letter_that_is_too_large_goes_without_its_body():
         body = message(tasks.bad, args=b'{"how": "raise", "pad": "%s"}' % (b"x" * 90_000))
         await publish(system, body)
         await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
-        letter = (await system.parked())[0]
+        letter = system.dead_letters[0]
         assert letter.body == b""
         assert f"its body of {len(body)} bytes was too large to be kept" in letter.error.message
         with pytest.raises(TaskFailed):
@@ -191,6 +213,6 @@ async def test_fields_of_a_newer_version_survive_a_retry():
         body = message(tasks.flaky, b'{"name": "a", "failures": 9}', max_attempts=2)
         await publish(system, body[:-1] + b',"colour":"red"}')
         await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
-        letter = (await system.parked())[0]
+        letter = system.dead_letters[0]
         assert letter.attempts == 2
         assert b'"colour":"red"' in letter.body
