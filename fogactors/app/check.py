@@ -1,6 +1,7 @@
 """What is wrong or unwise in settings whose values are fine one by one, and task modules that do not import.
 
-Each rule is one small function of the settings alone; only `unimportable` looks at the outside. Prints nothing.
+Each rule is one small function of the settings alone; only `unimportable` looks at the outside, and `overlong` at what
+it has imported. Prints nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fogactors.app.settings import CONSUMER_TIMEOUT_S, Settings, conflicts
+from fogactors.app.settings import Settings, conflicts
 from fogactors.messages import PRIORITIES
 from fogactors.roles.base import DRAIN_MARGIN_S
+from fogactors.tasks.limits import too_long
+from fogactors.tasks.registry import Registry, default_registry
 
-__all__ = ["Finding", "check", "executor_prefetch"]
-
-SETTLE_MARGIN_S: Final = 60.0
-"""From the end of a task's time limit to the consumer timeout: time to kill it, record the result and settle."""
+__all__ = ["Finding", "check", "executor_prefetch", "overlong"]
 
 SILENT_CLIENT_S: Final = 90.0
 """The longest that the broker takes to notice a silent client, and so to deliver again what it held."""
@@ -35,7 +35,7 @@ class Finding:
 def check(settings: Settings) -> list[Finding]:
     """Everything that is wrong with these settings, errors first. Imports the task modules."""
     findings = [Finding("error", keys[0], text) for keys, text in conflicts(settings)]
-    for rule in (_mailbox, _deadlines, _shutdown, _heartbeat, _backoff, _results, unimportable):
+    for rule in (_mailbox, _shutdown, _heartbeat, _backoff, _results, unimportable, overlong):
         findings.extend(rule(settings))
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -57,15 +57,6 @@ def _mailbox(settings: Settings) -> Iterator[Finding]:
         if mailbox < prefetch:
             text = f"{mailbox} is less than the {prefetch} deliveries that an executor of [tiers.{tier.name}] may hold"
             yield Finding("error", "supervision.mailbox", text)
-
-
-def _deadlines(settings: Settings) -> Iterator[Finding]:
-    limit_s, most_s = settings.tasks.time_limit_s, CONSUMER_TIMEOUT_S - SETTLE_MARGIN_S
-    if limit_s >= most_s:
-        text = (
-            f"{limit_s} leaves less than {SETTLE_MARGIN_S:g} s to the broker's consumer timeout; stay below {most_s:g}"
-        )
-        yield Finding("error", "tasks.time_limit_s", text)
 
 
 def _shutdown(settings: Settings) -> Iterator[Finding]:
@@ -119,3 +110,11 @@ def unimportable(settings: Settings) -> Iterator[Finding]:
         except (Exception, SystemExit) as error:  # a module may end itself at import: that is a finding, not our end
             lines = str(error).splitlines() or [""]
             yield Finding("error", "tasks.modules", f"cannot import {name}: {type(error).__name__}: {lines[0]}")
+
+
+def overlong(settings: Settings, registry: Registry = default_registry) -> Iterator[Finding]:
+    """The tasks that would still run when the broker takes them back."""
+    for definition in registry.definitions():
+        problem = too_long(definition.time_limit, settings.bus.max_time_limit_s)
+        if problem is not None:
+            yield Finding("error", "bus.consumer_timeout_s", f"task {definition.name}: {problem}")

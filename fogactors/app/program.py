@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from fogactors.app.check import overlong
 from fogactors.app.services import Embedded, Remote, Services, role_body
 from fogactors.app.settings import Settings
 from fogactors.bus import Bus, QueueDepth
@@ -25,14 +26,17 @@ from fogactors.core import (
     SupervisorSpec,
     walk,
 )
-from fogactors.errors import ActorError
+from fogactors.errors import ActorError, ConfigError
+from fogactors.messages import Reason
 from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
 from fogactors.roles.base import with_link
 from fogactors.roles.tier_executor import EXECUTOR
+from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.client import Submitter
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry, default_registry
+from fogactors.tasks.replay import DlqConfig, DlqPolicy
 from fogactors.tasks.tiers import Tier, Tiers
 
 __all__ = ["Program", "role_context", "tiers_of"]
@@ -66,9 +70,14 @@ class Program:
         those that this process serves, by default all. `request_stop`: what the order to
         drain calls. `stop` ends the wait for the broker.
 
-        Raises `ConfigError`, what `Remote.open` raises, `StartFailed`, and from the body `RestartIntensityExceeded`.
+        Raises `ConfigError`, also for a task whose time limit is too long, what `Remote.open` raises, `StartFailed`,
+        and from the body `RestartIntensityExceeded`.
         """
         registry.import_modules(settings.tasks.modules)
+        for finding in overlong(settings, registry):
+            raise ConfigError(finding.text)
+        if "tier-executor" in roles:
+            _check_budget(settings, tiers)
         async with _services(settings, stop) as services:
             context = role_context(settings, services, registry, urgent, request_stop)
             try:
@@ -107,7 +116,13 @@ class Program:
         coord = self.services.coord("submitter")
         try:
             async with Submitter(
-                bus, coord, self.context.tiers, publish_timeout_s=settings.publish_timeout_s
+                bus,
+                coord,
+                self.context.tiers,
+                publish_timeout_s=settings.publish_timeout_s,
+                max_time_limit_s=settings.max_time_limit_s,
+                idempotency_ttl_s=self.settings.coord.idempotency_ttl_s,
+                result_ttl_s=self.settings.coord.result_ttl_s,
             ) as submitter:
                 yield submitter
         finally:
@@ -121,6 +136,17 @@ class Program:
 
 def _services(settings: Settings, stop: anyio.Event | None) -> AbstractAsyncContextManager[Services]:
     return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings, stop)
+
+
+def _check_budget(settings: Settings, served: tuple[str, ...] | None) -> None:
+    """So that whatever a tier admits fits into the budget at some time. Raises `ConfigError`."""
+    budget_mb = settings.node.memory_mb
+    for tier in settings.tiers:
+        if 0 < budget_mb < tier.memory_mb and (served is None or tier.name in served):
+            raise ConfigError(
+                f"[node] memory_mb = {budget_mb} is less than [tiers.{tier.name}] memory_mb = {tier.memory_mb}, and "
+                f"this process serves that tier; raise it, or name other tiers with --tier"
+            )
 
 
 def tiers_of(settings: Settings) -> Tiers:
@@ -154,6 +180,7 @@ def role_context(
             drain_s=executor.drain_s,
             watchdog_s=executor.watchdog_s,
             time_limit_s=tasks.time_limit_s,
+            consumer_timeout_s=settings.bus.consumer_timeout_s,
             result_ttl_s=settings.coord.result_ttl_s,
             result_inline_bytes=settings.coord.result_inline_bytes,
             publish_timeout_s=settings.bus.publish_timeout_s,
@@ -175,10 +202,22 @@ def role_context(
             loop_blocked_s=beat.loop_blocked_s,
             loop_dead_s=beat.loop_dead_s,
         ),
+        dlq=_dlq_config(settings),
         intensity=Intensity(supervision.intensity, supervision.period_s),
         backoff=Backoff(first_s=supervision.backoff_first_s, max_s=supervision.backoff_max_s),
         reconnect=Backoff(first_s=min(0.05, settings.bus.reconnect_max_s), max_s=settings.bus.reconnect_max_s),
         mailbox=supervision.mailbox,
+        memory=MemoryBudget(settings.node.memory_mb),
         urgent=urgent or (lambda _: None),
         request_stop=request_stop,
     )
+
+
+def _dlq_config(settings: Settings) -> DlqConfig:
+    policies: dict[Reason, DlqPolicy] = {
+        reason: DlqPolicy(
+            replay_after_s=policy.replay_after_s, max_replays=policy.max_replays, retention_s=policy.retention_s
+        )
+        for reason, policy in settings.dlq.by_reason().items()
+    }
+    return DlqConfig(retention_s=settings.dlq.retention_s, policies=policies)

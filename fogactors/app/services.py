@@ -50,7 +50,7 @@ class Services(Protocol):
 
 
 def topology_of(settings: Settings) -> Topology:
-    return fog_topology(tuple(tier.name for tier in settings.tiers))
+    return fog_topology(tuple(tier.name for tier in settings.tiers), retention_s=settings.dlq.retention_s)
 
 
 def role_body(settings: Settings) -> int:

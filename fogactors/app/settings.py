@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta
 
 from fogactors.app.settings_load import load_tree, masked, wrong
+from fogactors.messages import Reason
+from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S, longest_s
+from fogactors.tasks.once import IDEMPOTENCY_TTL_S
 
-__all__ = ["CONSUMER_TIMEOUT_S", "DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "load", "masked"]
-
-CONSUMER_TIMEOUT_S: Final = 1800.0
-"""The broker closes the channel of a consumer that holds a delivery for longer (RabbitMQ's default, 30 min)."""
+__all__ = ["DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "load", "masked"]
 
 DEFAULT_FILE: Final = "actors.toml"
 
@@ -41,9 +41,10 @@ Name = Annotated[
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """`name`: this node, in beats, metrics and logs; empty: the host's name up to its first dot, because the name is
-    one word of a routing key."""
+    one word of a routing key. `memory_mb`: MiB that all tasks of one process share; 0: what its tiers have."""
 
     name: Name = ""
+    memory_mb: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,14 +54,20 @@ class NodeSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings:
     """`url`: `memory://` or `amqp://user:password@host1:5672,host2/%2Ffog`. `management_url` is for `fogactors
-    topology` alone."""
+    topology` alone. `consumer_timeout_s`: what the broker's own `consumer_timeout` is, or less."""
 
     url: str = "memory://"
     management_url: str = ""
     boot_wait_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 10.0
     reconnect_max_s: Seconds = 0.25
     publish_timeout_s: Seconds = 10.0
+    consumer_timeout_s: Annotated[float, Meta(gt=SETTLE_MARGIN_S, le=YEAR_S)] = CONSUMER_TIMEOUT_S
     max_body_bytes: Count = 1_048_576
+
+    @property
+    def max_time_limit_s(self) -> float:
+        """The largest time limit that a task may have."""
+        return longest_s(self.consumer_timeout_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,7 @@ class CoordSettings:
     url: str = "memory://"
     result_ttl_s: Seconds = 900.0
     result_inline_bytes: Count = 65_536
+    idempotency_ttl_s: Seconds = IDEMPOTENCY_TTL_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,7 @@ class ExecutorSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasksSettings:
     modules: tuple[str, ...] = ()
-    time_limit_s: Annotated[float, Meta(gt=0, lt=CONSUMER_TIMEOUT_S)] = 1500.0
+    time_limit_s: Seconds = 1500.0
     recycle_after: Count = 200
     process_start_s: Seconds = 20.0
 
@@ -120,6 +128,35 @@ class HeartbeatSettings:
     ttl_s: Seconds = 90.0
     loop_blocked_s: Seconds = 30.0
     loop_dead_s: Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterSettings:
+    """What becomes of the dead letters of one reason; see `DlqPolicy`."""
+
+    replay_after_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 0.0
+    max_replays: Annotated[int, Meta(ge=0, le=1000)] = 1
+    retention_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DlqSettings:
+    """`retention_s`: the stream's age limit, which the broker takes in whole seconds. And a table for each reason."""
+
+    retention_s: Annotated[int, Meta(ge=1, le=int(YEAR_S))] = 604_800
+    failed: LetterSettings = LetterSettings()
+    time_limit: LetterSettings = LetterSettings()
+    memory_limit: LetterSettings = LetterSettings()
+    expired: LetterSettings = LetterSettings()
+    worker_lost: LetterSettings = LetterSettings()
+    unknown_task: LetterSettings = LetterSettings()
+    bad_arguments: LetterSettings = LetterSettings()
+    malformed: LetterSettings = LetterSettings()
+    rejected: LetterSettings = LetterSettings()
+    unrecorded: LetterSettings = LetterSettings()
+
+    def by_reason(self) -> dict[Reason, LetterSettings]:
+        return {reason: getattr(self, reason) for reason in get_args(Reason)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,26 +186,33 @@ class Settings:
     tasks: TasksSettings = TasksSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    dlq: DlqSettings = DlqSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
 
     def items(self) -> Iterator[tuple[str, object]]:
-        """Every dotted key with its value, e.g. `executor.drain_s` and `tiers.light.cpu`, in the order of the file."""
+        """Every dotted key with its value, e.g. `executor.drain_s`, `tiers.light.cpu` and `dlq.failed.max_replays`, in
+        the order of the file."""
         for table in fields(self):
-            if table.name == "provenance":
-                continue
-            content: Any = getattr(self, table.name)
-            rows: tuple[Any, ...] = content if table.name == "tiers" else (content,)
-            for row in rows:
-                prefix = f"tiers.{row.name}" if table.name == "tiers" else table.name
-                for key in fields(row):
-                    if (table.name, key.name) != ("tiers", "name"):
-                        yield f"{prefix}.{key.name}", getattr(row, key.name)
+            if table.name == "tiers":
+                for tier in self.tiers:
+                    yield from _items(f"tiers.{tier.name}", tier, without="name")
+            elif table.name != "provenance":
+                yield from _items(table.name, getattr(self, table.name))
 
     def source(self, key: str) -> str:
         """Where the value of a dotted key comes from."""
         return self.provenance.get(key, "default")
+
+
+def _items(prefix: str, table: Any, without: str = "") -> Iterator[tuple[str, object]]:
+    for key in fields(table):
+        value = getattr(table, key.name)
+        if is_dataclass(value):
+            yield from _items(f"{prefix}.{key.name}", value)
+        elif key.name != without:
+            yield f"{prefix}.{key.name}", value
 
 
 def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Settings:
@@ -207,6 +251,21 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             if high < low:
                 text = f"{high} is less than the {low} of [tiers.{smaller.name}]; list tiers from small to large"
                 yield (f"tiers.{larger.name}.{key}", f"tiers.{smaller.name}.{key}"), text
+    budget_mb, smallest = settings.node.memory_mb, settings.tiers[0]
+    if 0 < budget_mb < smallest.memory_mb:
+        text = f"{budget_mb} is less than the {smallest.memory_mb} of [tiers.{smallest.name}]; no tier could be served"
+        yield ("node.memory_mb", f"tiers.{smallest.name}.memory_mb"), text
+    limit_s, longest = settings.tasks.time_limit_s, settings.bus.max_time_limit_s
+    if limit_s > longest:
+        timeout_s = settings.bus.consumer_timeout_s
+        text = f"{limit_s} is more than {longest:g}, which [bus] consumer_timeout_s = {timeout_s} leaves a task"
+        yield ("tasks.time_limit_s", "bus.consumer_timeout_s"), text
+    for reason, policy in settings.dlq.by_reason().items():
+        if policy.retention_s > settings.dlq.retention_s:
+            text = (
+                f"{policy.retention_s} is more than [dlq] retention_s = {settings.dlq.retention_s}; that ends it sooner"
+            )
+            yield (f"dlq.{reason}.retention_s", "dlq.retention_s"), text
     budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
     if budget_s <= drain_s:
         text = f"{budget_s} is not more than [executor] drain_s = {drain_s}; a drain could not end in time"

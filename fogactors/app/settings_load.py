@@ -1,8 +1,9 @@
 """Reads a tree of frozen dataclasses from a TOML file, the environment and secret files. Knows none of their keys.
 
-The root's fields are tables: a dataclass is `[table]`, a tuple of dataclasses is `[table.<name>]`, any number of them,
-in order. msgspec checks types and ranges; the messages are ours, because its own name Python types and a JSON path, and
-whoever edits a file wants its table, its key and the nearest name that exists.
+The root's fields are tables: a dataclass is `[table]`, a dataclass within it `[table.<field>]`, and a tuple of
+dataclasses is `[table.<name>]`, any number of them, in order. msgspec checks types and ranges; the messages are ours,
+because its own name Python types and a JSON path, and whoever edits a file wants its table, its key and the nearest
+name that exists.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import difflib
 import json
 import re
 import tomllib
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -48,7 +50,13 @@ class _Table:
     @property
     def hints(self) -> dict[str, Any]:
         hints = get_type_hints(self.type, include_extras=True)
-        return {key: hint for key, hint in hints.items() if not (self.named and key == "name")}
+        left_out = {"name"} if self.named else self.nested
+        return {key: hint for key, hint in hints.items() if key not in left_out}
+
+    @property
+    def nested(self) -> dict[str, Any]:
+        """The fields that are tables of their own, behind a dot."""
+        return {key: hint for key, hint in get_type_hints(self.type).items() if is_dataclass(hint)}
 
 
 def wrong(source: str, key: str, text: str) -> ConfigError:
@@ -81,7 +89,7 @@ def load_tree(root: type, path: Path | None, env: Mapping[str, str]) -> tuple[di
     given |= _from_env(hints, env)
     values = {key: _convert(key, hints[key], each) for key, each in given.items()}
     provenance = {key: given[key].source if key in given else "default" for key in hints}
-    arguments = {name: _build(name, table, values, str(path)) for name, table in tables.items()}
+    arguments = {name: _build(name, tables, values, str(path)) for name in tables if "." not in name}
     return arguments, provenance
 
 
@@ -93,8 +101,14 @@ def _tables(root: type) -> dict[str, _Table]:
             rows = {row.name: row for row in getattr(defaults, name)}
             tables[name] = _Table(get_args(hint)[0], True, rows)
         elif isinstance(hint, type):
-            tables[name] = _Table(hint, False, {"": getattr(defaults, name)})
+            _add_table(tables, name, hint, getattr(defaults, name))
     return tables
+
+
+def _add_table(tables: dict[str, _Table], name: str, kind: Any, default: object) -> None:
+    table = tables[name] = _Table(kind, False, {"": default})
+    for key, nested in table.nested.items():
+        _add_table(tables, f"{name}.{key}", nested, getattr(default, key))
 
 
 def _dotted(table: str, row: str, key: str) -> str:
@@ -128,7 +142,9 @@ def _from_document(
 ) -> tuple[dict[str, _Table], dict[str, _Given]]:
     tables, given = dict(tables), dict[str, _Given]()
     every_key = [f"[{name}] {key}" for name, table in tables.items() for key in table.hints]
-    for name, content in document.items():
+    pending = deque(document.items())
+    while pending:
+        name, content = pending.popleft()
         if name not in tables:
             raise _unknown(source, name, content, tables, every_key)
         table = tables[name]
@@ -144,6 +160,11 @@ def _from_document(
                 raise wrong(source, name, f"{_shown(row)} is no name; expected lower-case letters, digits and single _")
             prefix = f"{name}.{row}" if row else name
             for key, value in _table(values, source, prefix).items():
+                if key in table.nested:
+                    pending.append((f"{name}.{key}", value))
+                    continue
+                if table.nested and isinstance(value, dict):
+                    raise _unknown(source, f"{name}.{key}", {}, [f"{name}.{each}" for each in table.nested], [])
                 if key not in table.hints:
                     hint = _hint(key, table.hints, every_key)
                     raise ConfigError(f"{source}: [{prefix}] {_word(key)}: unknown key{hint}")
@@ -235,8 +256,8 @@ def _expected(info: inspect.Type, value: object, text: bool) -> str:
     return f"{words} {' and '.join(f'{sign} {limit:.10g}' for sign, limit in limits if limit is not None)}"
 
 
-def _build(name: str, table: _Table, values: Mapping[str, Any], source: str) -> Any:
-    built: list[Any] = []
+def _build(name: str, tables: Mapping[str, _Table], values: Mapping[str, Any], source: str) -> Any:
+    table, built = tables[name], list[Any]()
     for row, default in table.rows.items():
         arguments: dict[str, Any] = {"name": row} if table.named else {}
         for key in table.hints:
@@ -247,6 +268,7 @@ def _build(name: str, table: _Table, values: Mapping[str, Any], source: str) -> 
                 arguments[key] = getattr(default, key)
             else:
                 raise wrong(source, dotted, f"missing; each table of [{name}] states {', '.join(table.hints)}")
+        arguments |= {key: _build(f"{name}.{key}", tables, values, source) for key in table.nested}
         built.append(table.type(**arguments))
     return tuple(built) if table.named else built[0]
 

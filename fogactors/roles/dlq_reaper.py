@@ -2,33 +2,57 @@
 
 What the broker gave up on has no end yet: it is recorded as `worker_lost`, if there is none after all. What an executor
 gave up on it records itself, before it acks; were it recorded here as well, the executor would find its own end to be a
-duplicate, and tell nobody of it. Every letter is parked in the stream `dlq.parked`, and only then acked.
+duplicate, and tell nobody of it. Every letter is parked in the stream `dlq.parked`, and only then acked. In between, a
+policy may have it published once more.
+
+| step | killed behind it |
+|---|---|
+| record the end | the record is there, and stays |
+| publish the letter to the stream | the letter stands there twice: the same id, so it is one |
+| publish the replay | the same generation of the task runs twice at most, and is recorded once |
+| mark it in the index | the index shows that it was replayed, so only what follows is done again |
+| publish its fate to the stream | as above |
+| ack | |
 
 It also brings home the results that were published to `results.pending` while the coordination store was away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
 
 import anyio
 
 from fogactors.bus.base import Bus, Consumer, Delivery
 from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
+from fogactors.coord.letters import ParkedLetter
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
-from fogactors.errors import ActorError, BusError, CoordError, WireError
-from fogactors.messages import DeadLetter, Task, TaskResult
+from fogactors.errors import ActorError, BusError, CoordError, FogError, WireError
+from fogactors.messages import DeadLetter, DeadLetterFate, Task, TaskResult
+from fogactors.roles import dlq_indexer
 from fogactors.roles.base import RoleContext, controlled
-from fogactors.tasks.deadletter import DEAD_LETTER_TYPE, from_delivery, publish_letter, result_of, unreadable
-from fogactors.tasks.events import TaskDeadLettered
+from fogactors.tasks.deadletter import (
+    DEAD_LETTER_TYPE,
+    from_delivery,
+    publish_fate,
+    publish_letter,
+    result_of,
+    unreadable,
+)
+from fogactors.tasks.events import DuplicateResult, TaskDeadLettered
+from fogactors.tasks.executor_config import utc_now
+from fogactors.tasks.failures import brief
 from fogactors.tasks.feed import announce
+from fogactors.tasks.replay import DlqConfig, Replay, replay_of
 from fogactors.wire.codec import decode
 from fogactors.wire.topology import DLQ, DLX, PARKED, RESULTS_PENDING
 
-__all__ = ["DLQReaper", "tree"]
+__all__ = ["DLQReaper", "DeadLetterReplayed", "tree"]
 
 PREFETCH: Final = 32
 LATER_S: Final = 1.0
@@ -36,10 +60,33 @@ LATER_S: Final = 1.0
 COORD_TIMEOUT_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Got:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterReplayed:
+    """A policy had a task published once more, as this `generation`; it comes in `delay_s`."""
+
+    at: datetime
+    worker: str
+    task_id: str
+    name: str
+    reason: str
+    generation: int
+    delay_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Letter:
+    """An entry of `dlq` in our hands, and how far it has come: a step that the broker refused is tried again, those
+    before it are not."""
+
     delivery: Delivery
-    kind: Literal["letter", "result"]
+    letter: DeadLetter
+    parked: bool = False
+    fate: DeadLetterFate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    delivery: Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +98,23 @@ class DLQReaper(Actor[Any]):
     """One at a time is enough: dead letters are rare, and their order is kept."""
 
     def __init__(
-        self, bus: Bus, coord: Coord, worker: str, *, publish_timeout_s: float, result_ttl_s: float = RESULT_TTL_S
+        self,
+        bus: Bus,
+        coord: Coord,
+        worker: str,
+        *,
+        publish_timeout_s: float,
+        result_ttl_s: float = RESULT_TTL_S,
+        dlq: DlqConfig | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._bus = bus
         self._coord = coord
         self._worker = worker
         self._publish_timeout_s = publish_timeout_s
         self._result_ttl_s = result_ttl_s
+        self._dlq = dlq or DlqConfig()
+        self._now = now
         self._consumers: dict[str, Consumer] = {}
 
     async def run(self) -> None:
@@ -74,9 +131,9 @@ class DLQReaper(Actor[Any]):
         if not self._bus.is_open:
             return  # the link ends next, and takes us with it: a publish would wait for it and hold up its restart
         match message:
-            case _Got(delivery, "letter"):
-                done = await self._reap(delivery)
-            case _Got(delivery, "result"):
+            case _Letter():
+                done = await self._reap(message)
+            case _Result(delivery):
                 done = await self._bring_home(delivery)
             case _Lost(queue):
                 done = True
@@ -87,46 +144,133 @@ class DLQReaper(Actor[Any]):
             # Not requeued: the broker would deliver it again at once, and again.
             self.ctx.send_after(LATER_S, message)
 
-    async def _reap(self, delivery: Delivery) -> bool:
+    async def _reap(self, held: _Letter) -> bool:
         """Whether it is settled; so that a crash between two steps only repeats them."""
-        letter = from_delivery(delivery, datetime.now(UTC))
+        letter, delivery = held.letter, held.delivery
         given_up_by_broker = delivery.type != DEAD_LETTER_TYPE
-        result = result_of(letter) if given_up_by_broker else None
-        if result is not None:
-            result.worker = letter.worker = self._worker
-            recorded = await self._record(result)
-            if recorded is None:
+        if not held.parked:
+            result = result_of(letter) if given_up_by_broker else None
+            if result is not None:
+                recorded = await self._record(result)
+                if recorded is None:
+                    return False
+                if recorded == "recorded":
+                    await announce(self._bus, result, _reply_to(delivery), timeout=self._publish_timeout_s)
+            if not await self._publish(PARKED, letter):
                 return False
-            if recorded == "recorded":
-                await announce(self._bus, result, _reply_to(delivery), timeout=self._publish_timeout_s)
-        if not await self._publish(PARKED, letter):
+            held.parked = True
+            if given_up_by_broker:  # what an executor gave up on it has told itself
+                self._tell_given_up(letter)
+        if self._dlq.policy(letter.reason).replays(letter) and not await self._replay(held):
             return False
-        if given_up_by_broker:  # what an executor gave up on it has told itself
-            self.ctx.emit(
-                TaskDeadLettered(
-                    at=letter.last,
-                    worker=self._worker,
-                    reason=letter.reason,
-                    task_id=letter.task_id or "",
-                    name=letter.name or "",
-                    origin=letter.origin or "",
-                    error=letter.error.message if letter.error else "",
-                )
-            )
         await delivery.ack()
         return True
+
+    def _tell_given_up(self, letter: DeadLetter) -> None:
+        self.ctx.emit(
+            TaskDeadLettered(
+                at=letter.last,
+                worker=self._worker,
+                reason=letter.reason,
+                task_id=letter.task_id or "",
+                name=letter.name or "",
+                origin=letter.origin or "",
+                error=brief(letter.error),
+            )
+        )
+
+    # -- replay by policy
+
+    async def _replay(self, held: _Letter) -> bool:
+        """False when the broker did not take it. True also for what cannot be replayed: it is parked, and that is all
+        that can be done."""
+        letter = held.letter
+        if held.fate is None:
+            replay = self._replay_of(letter)
+            known = await self._known(letter) if replay is not None else None
+            if replay is None or (known is not None and known.generation > letter.generation):
+                return True
+            at, by = self._now(), self._worker
+            if known is not None and known.generation == letter.generation and known.state == "replayed":
+                # Its fate may stand in the index alone, if its writer was killed in between.
+                at, by = known.since or at, known.by
+            else:
+                if not await self._accepted(partial(self._send_again, replay)):
+                    return False
+                self._tell_replayed(letter, at)
+            held.fate = DeadLetterFate(id=letter.id, generation=letter.generation, state="replayed", at=at, by=by)
+        await self._mark(held.fate)
+        return await self._accepted(partial(publish_fate, self._bus, held.fate, timeout=self._publish_timeout_s))
+
+    async def _mark(self, fate: DeadLetterFate) -> None:
+        """So that the next to hold this entry, should we be killed now, need not wait for it to come by the stream."""
+        with suppress(CoordError), anyio.move_on_after(COORD_TIMEOUT_S):
+            await self._coord.letters.mark(fate)
+
+    def _replay_of(self, letter: DeadLetter) -> Replay | None:
+        now = self._now()
+        due = now + timedelta(seconds=self._dlq.policy(letter.reason).replay_after_s)
+        try:
+            replay = replay_of(letter, not_before=due, now=now)
+        except FogError:  # it has no body any more
+            return None
+        # Bytes that are no task carry no count of their replays: by policy they would go round for ever.
+        return replay if replay.is_task else None
+
+    async def _send_again(self, replay: Replay) -> None:
+        await self._bus.publish(replay.exchange, replay.key, replay.message, timeout=self._publish_timeout_s)
+
+    async def _known(self, letter: DeadLetter) -> ParkedLetter | None:
+        """What the index says of it. It may be behind or away: then the same generation is published twice, which
+        costs a run at most."""
+        try:
+            with anyio.fail_after(COORD_TIMEOUT_S):
+                return await self._coord.letters.get(letter.id)
+        except (CoordError, TimeoutError):
+            return None
+
+    def _tell_replayed(self, letter: DeadLetter, at: datetime) -> None:
+        self.ctx.emit(
+            DeadLetterReplayed(
+                at=at,
+                worker=self._worker,
+                task_id=letter.task_id or "",
+                name=letter.name or "",
+                reason=letter.reason,
+                generation=letter.generation + 1,
+                delay_s=self._dlq.policy(letter.reason).replay_after_s,
+            )
+        )
+
+    # -- results that waited for the store
 
     async def _bring_home(self, delivery: Delivery) -> bool:
         try:
             result = decode(delivery.body, TaskResult, delivery.content_type)
         except WireError:
-            if not await self._publish(DLX, unreadable(delivery, TaskResult, datetime.now(UTC))):
+            if not await self._publish(DLX, unreadable(delivery, TaskResult, self._now(), self._worker)):
                 return False
         else:
-            if await self._record(result) is None:
+            recorded = await self._record(result)
+            if recorded is None:
                 return False
+            if recorded == "duplicate":
+                self._tell_duplicate(result)
         await delivery.ack()
         return True
+
+    def _tell_duplicate(self, result: TaskResult) -> None:
+        self.ctx.emit(
+            DuplicateResult(
+                at=self._now(),
+                worker=result.worker or self._worker,
+                task_id=result.task_id,
+                name=result.name,
+                lane_tier="",  # a result does not say which queue its task came from
+                priority="normal",
+                attempt=result.attempts,
+            )
+        )
 
     async def _record(self, result: TaskResult) -> Recorded | None:
         """`None` when the store is away: nothing is settled, and it is tried again."""
@@ -137,9 +281,16 @@ class DLQReaper(Actor[Any]):
             return None
 
     async def _publish(self, exchange: str, letter: DeadLetter) -> bool:
+        return await self._accepted(
+            partial(publish_letter, self._bus, exchange, letter, timeout=self._publish_timeout_s)
+        )
+
+    async def _accepted(self, publish: Callable[[], Awaitable[None]]) -> bool:
         """False when the broker did not take it."""
+        if not self._bus.is_open:
+            return False  # it would wait for the link, which waits for us
         try:
-            await publish_letter(self._bus, exchange, letter, timeout=self._publish_timeout_s)
+            await publish()
         except BusError:
             return False
         return True
@@ -147,13 +298,16 @@ class DLQReaper(Actor[Any]):
     # -- taking
 
     async def _consume(self, queue: str) -> None:
-        kind: Literal["letter", "result"] = "letter" if queue == DLQ else "result"
+        take = self._take_letter if queue == DLQ else self._take_result
         self._consumers[queue] = await self._bus.consume(
-            queue,
-            lambda delivery: self._tell(_Got(delivery, kind)),
-            prefetch=PREFETCH,
-            on_lost=lambda _: self._tell(_Lost(queue)),
+            queue, take, prefetch=PREFETCH, on_lost=lambda _: self._tell(_Lost(queue))
         )
+
+    def _take_letter(self, delivery: Delivery) -> None:
+        self._tell(_Letter(delivery, from_delivery(delivery, self._now(), self._worker)))
+
+    def _take_result(self, delivery: Delivery) -> None:
+        self._tell(_Result(delivery))
 
     async def _reopen(self, queue: str) -> None:
         lost = self._consumers.pop(queue, None)
@@ -178,15 +332,21 @@ def _reply_to(delivery: Delivery) -> str | None:
 def tree(context: RoleContext) -> SupervisorSpec:
     bus = context.make_bus("dlq-reaper")
     config = context.executor(context.tiers.lightest.name)
+    worker = f"{context.node}/dlq-reaper"
     reaper = ChildSpec(
         id="reaper",
         factory=lambda: DLQReaper(
             bus,
             context.coord,
-            f"{context.node}/dlq-reaper",
+            worker,
             publish_timeout_s=config.publish_timeout_s,
             result_ttl_s=config.result_ttl_s,
+            dlq=context.dlq,
+            now=context.now,
         ),
         mailbox=max(context.mailbox, 4 * PREFETCH),
     )
-    return controlled(context, "dlq-reaper", bus, reaper)
+    indexer = dlq_indexer.child(
+        bus, context.coord, worker, context.dlq, publish_timeout_s=config.publish_timeout_s, now=context.now
+    )
+    return controlled(context, "dlq-reaper", bus, reaper, also=(indexer,))

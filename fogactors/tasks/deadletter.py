@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Final
 
@@ -10,15 +11,17 @@ from msgspec.structs import replace
 
 from fogactors.bus.base import Bus, Delivery, Message
 from fogactors.errors import MessageTooLarge, WireError
-from fogactors.messages import DeadLetter, ErrorInfo, Reason, Task, TaskResult, TaskState
+from fogactors.messages import DeadLetter, DeadLetterFate, ErrorInfo, Reason, Task, TaskResult, TaskState
 from fogactors.wire.codec import decode, encode
-from fogactors.wire.topology import TASK_DELIVERY_LIMIT
+from fogactors.wire.topology import DLQ, PARKED, TASK_DELIVERY_LIMIT
 
 __all__ = [
     "DEAD_LETTER_KEY",
     "DEAD_LETTER_TYPE",
+    "FATE_TYPE",
     "from_delivery",
     "of_task",
+    "publish_fate",
     "publish_letter",
     "result_of",
     "unreadable",
@@ -26,6 +29,9 @@ __all__ = [
 
 DEAD_LETTER_TYPE: Final = "dead_letter"
 """The AMQP `type` of a dead letter that one of us wrote; what the broker dead-letters keeps its own."""
+
+FATE_TYPE: Final = "dead_letter_fate"
+"""The AMQP `type` of what became of a letter, in the stream behind it."""
 
 DEAD_LETTER_KEY: Final = "task.failed"
 
@@ -45,6 +51,11 @@ async def publish_letter(bus: Bus, exchange: str, letter: DeadLetter, *, timeout
         text = f"{error.message} (its body of {len(letter.body)} bytes was too large to be kept)".lstrip()
         bare = replace(letter, body=b"", error=ErrorInfo(type=error.type, message=text))
         await bus.publish(exchange, DEAD_LETTER_KEY, _as_message(bare), timeout=timeout)
+
+
+async def publish_fate(bus: Bus, fate: DeadLetterFate, *, timeout: float) -> None:
+    """To the stream. Raises `BusError`."""
+    await bus.publish(PARKED, DEAD_LETTER_KEY, Message(encode(fate), type=FATE_TYPE), timeout=timeout)
 
 
 def _as_message(letter: DeadLetter) -> Message:
@@ -73,17 +84,21 @@ def of_task(
     )
 
 
-def from_delivery(delivery: Delivery, at: datetime) -> DeadLetter:
-    """Read what lies in `dlq`, whoever put it there: a letter of ours, or a message that the broker gave up on."""
+def from_delivery(delivery: Delivery, at: datetime, worker: str | None = None) -> DeadLetter:
+    """Read what lies in `dlq`, whoever put it there: a letter of ours, or a message that the broker gave up on.
+
+    The same entry makes a letter of the same id however often it is delivered, so that one who was killed in between
+    does not leave two. `worker`: who reads it, for a letter that is made here.
+    """
     if delivery.type == DEAD_LETTER_TYPE:
         try:
             return decode(delivery.body, DeadLetter)
         except WireError:
-            return unreadable(delivery, DeadLetter, at)
+            return unreadable(delivery, DeadLetter, at, worker)
     try:
         task = decode(delivery.body, Task, delivery.content_type)
     except WireError:
-        return unreadable(delivery, Task, at)
+        return unreadable(delivery, Task, at, worker)
     death = delivery.death
     reason: Reason = "worker_lost" if death is not None and death.reason == "delivery_limit" else "rejected"
     text = {
@@ -91,10 +106,12 @@ def from_delivery(delivery: Delivery, at: datetime) -> DeadLetter:
         "rejected": f"the broker dead-lettered it: {death.reason if death else 'no reason given'}",
     }[reason]
     error = ErrorInfo(type="WorkerLost" if reason == "worker_lost" else "Rejected", message=text)
-    # Whether the count travels with the dead letter depends on the broker's version; that it ran out does not.
-    crashes = TASK_DELIVERY_LIMIT if reason == "worker_lost" else 0
-    letter = of_task(task, delivery, reason, error, attempts=task.attempt + crashes, at=at)
-    letter.origin = death.queue if death else None
+    # By the envelope and by the reason: whether the broker's own count travels with the dead letter depends on its
+    # version, and in `dlq` it counts on, for each reaper that died.
+    runs = {"delivery_limit": TASK_DELIVERY_LIMIT + 1, "rejected": 1}.get(death.reason if death else "", 0)
+    letter = of_task(task, delivery, reason, error, attempts=task.attempt - 1 + task.crashes + runs, at=at)
+    letter.origin = death.queue if death else task.origin
+    letter.worker = worker
     return letter
 
 
@@ -117,22 +134,30 @@ def result_of(letter: DeadLetter) -> TaskResult | None:
     )
 
 
-def unreadable(delivery: Delivery, expected: type[Struct], at: datetime) -> DeadLetter:
+def unreadable(delivery: Delivery, expected: type[Struct], at: datetime, worker: str | None = None) -> DeadLetter:
     """For bytes that are not what they should be."""
     why = f"no {expected.__name__}"
     try:
         decode(delivery.body, expected, delivery.content_type)
     except WireError as error:
         why = str(error)
-    death = delivery.death
     return DeadLetter(
-        id=delivery.message_id or f"unreadable-{at.isoformat()}",
+        id=delivery.message_id or f"bytes-{hashlib.sha256(delivery.body).hexdigest()[:32]}",
         reason="malformed",
         body=delivery.body,
         content_type=delivery.content_type,
         error=ErrorInfo(type="WireError", message=why),
-        origin=death.queue if death else delivery.queue,
+        worker=worker,
+        origin=_origin(delivery),
         first=at,
         last=at,
         correlation_id=delivery.correlation_id,
     )
+
+
+def _origin(delivery: Delivery) -> str | None:
+    """The queue that it was meant for. Elsewhere than in `dlq` its history may be that of a delay, whose queue it has
+    left alive."""
+    if delivery.queue != DLQ:
+        return delivery.queue
+    return delivery.death.queue if delivery.death is not None else None

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fogactors.app.check import Finding, check, executor_prefetch
+from fogactors.app.check import Finding, check, executor_prefetch, overlong
 from fogactors.app.settings import Settings
+from fogactors.tasks.registry import Registry
+from fogactors.tasks.task import task
 
 
 def changed(**tables) -> Settings:
@@ -26,7 +28,7 @@ def test_defaults_are_fine():
         ({"supervision": {"mailbox": 14}}, "error", "supervision.mailbox", "14 is less than the 15 .*tiers.light"),
         ({"executor": {"look_ahead": 400}}, "error", "supervision.mailbox", "1000 is less than the 1212 .*tiers.light"),
         ({"shutdown": {"budget_s": 20.0}}, "error", "shutdown.budget_s", "20.0 is not more than .*drain_s = 20.0"),
-        ({"tasks": {"time_limit_s": 1740.0}}, "error", "tasks.time_limit_s", "stay below 1740"),
+        ({"tasks": {"time_limit_s": 1740.1}}, "error", "tasks.time_limit_s", "more than 1740, which"),
         ({"heartbeat": {"ttl_s": 59.0}}, "error", "heartbeat.ttl_s", "59.0 is less than twice interval_s = 30.0"),
         ({"heartbeat": {"loop_dead_s": 29.0}}, "error", "heartbeat.loop_dead_s", "29.0 is less than loop_blocked_s"),
         ({"supervision": {"backoff_max_s": 0.1}}, "error", "supervision.backoff_max_s", "less than backoff_first_s"),
@@ -46,7 +48,8 @@ def test_found(tables, level, key, says):
     [
         {"supervision": {"mailbox": 15}},
         {"shutdown": {"budget_s": 28.0}},
-        {"tasks": {"time_limit_s": 1739.0}},
+        {"tasks": {"time_limit_s": 1740.0}},
+        {"tasks": {"time_limit_s": 5000.0}, "bus": {"consumer_timeout_s": 5060.0}},
         {"heartbeat": {"ttl_s": 60.0, "loop_dead_s": 30.0}},
         {"coord": {"result_ttl_s": 90.5}},
         {"bus": {"max_body_bytes": 65_536}},
@@ -92,3 +95,14 @@ def test_modules_that_cannot_be_imported(tmp_path, monkeypatch):
     assert texts[2].startswith("cannot import check_broken: SyntaxError: ")
     assert texts[3:] == ["cannot import check_absent: ModuleNotFoundError: No module named 'check_absent'"]
     assert check(changed(tasks={"modules": ("check_absent",)}))[0] == Finding("error", "tasks.modules", texts[3])
+
+
+def test_a_task_that_outlasts_what_the_broker_allows_is_found():
+    registry = Registry()
+    task(name="fine", time_limit=1740, registry=registry)(lambda: None)
+    task(name="slow", time_limit=7200, registry=registry)(lambda: None)
+    assert [each.text for each in overlong(Settings(), registry)] == [
+        "task slow: its time_limit of 7200 s is more than the 1740 s that [bus] consumer_timeout_s leaves it; "
+        "split the task, or raise the broker's consumer_timeout and that key"
+    ]
+    assert not list(overlong(changed(bus={"consumer_timeout_s": 7260.0}), registry))

@@ -176,7 +176,18 @@ def test_byte_order_mark_is_no_error():
         ("[executor]\ndrain_s = inf", "[executor] drain_s: expected a number > 0 and <= 31536000, got inf"),
         ("[executor]\nlook_ahead = 0", "[executor] look_ahead: expected a whole number >= 1 and <= 10000, got 0"),
         ("[executor]\nlook_ahead = 1.5", "[executor] look_ahead: expected a whole number, got 1.5"),
-        ("[tasks]\ntime_limit_s=1800", "[tasks] time_limit_s: expected a number > 0 and < 1800, got 1800"),
+        (
+            "[tasks]\ntime_limit_s = 1741",
+            "[tasks] time_limit_s: 1741.0 is more than 1740, which [bus] consumer_timeout_s = 1800.0 leaves a task",
+        ),
+        (
+            "[bus]\nconsumer_timeout_s = 900",
+            "[tasks] time_limit_s: 1500.0 is more than 840, which [bus] consumer_timeout_s = 900.0 leaves a task",
+        ),
+        (
+            "[bus]\nconsumer_timeout_s = 60",
+            "[bus] consumer_timeout_s: expected a number > 60 and <= 31536000, got 60",
+        ),
         ("[tasks]\nmodules = 'a'", '[tasks] modules: expected a list of text, got "a"'),
         ("[tasks]\nmodules = [1]", "[tasks] modules: expected a list of text, got a list"),
         ("[bus]\nurl = 1", "[bus] url: expected text, got 1"),

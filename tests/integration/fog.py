@@ -32,6 +32,7 @@ from fogactors.bus.management import Management
 from fogactors.coord.redis import RedisCoord
 from fogactors.messages import DeadLetter
 from fogactors.tasks.client import Submitter
+from fogactors.tasks.deadletter import FATE_TYPE
 from fogactors.wire import Topology, fog_topology
 from fogactors.wire.codec import decode
 from fogactors.wire.topology import PARKED
@@ -200,6 +201,8 @@ async def parked(services: Services) -> AsyncIterator[Callable[[str], Awaitable[
     async with connected(services) as bus:
 
         def read(delivery: Any) -> None:
+            if delivery.type == FATE_TYPE:
+                return
             letter = decode(delivery.body, DeadLetter)
             assert letter.id not in letters, f"{letter.id} was parked twice"
             letters[letter.id] = letter

@@ -126,6 +126,7 @@ async def test_garbage_among_the_dead_letters_is_parked_as_well(fog):
             await raw.publish("dlx", "task.failed", Message(b"\xc1", type_, id_, content_type))
             found = await letter(id_)
             assert (found.reason, found.body) == ("malformed", b"\xc1")
+            assert found.worker.endswith("/dlq-reaper")
         await raw.publish("results.topic", "results.pending", Message(b"no result", "result", "poison-last"))
         found = await letter("poison-last")
         assert (found.reason, found.body, found.origin) == ("malformed", b"no result", "results.pending")

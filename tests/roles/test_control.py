@@ -139,7 +139,13 @@ async def test_where_says_who_has_it():
         [nowhere] = await give("where", task_id="unknown")
         gates["w"].set()
         await handle.result(5)
-        assert (bytes(here.data), bytes(nowhere.data)) == (b'"running"', b"null")
+        found = msgspec.json.decode(here.data)
+        assert (found["state"], found["mode"], found["worker"], bytes(nowhere.data)) == (
+            "running",
+            "async",
+            "node/light",
+            b"null",
+        )
 
 
 @task(registry=registry)
@@ -154,7 +160,7 @@ async def test_what_runs_is_cancelled(kind):
         handle = await system.submit(kind, "c")
         await system.recorder.wait_for(TaskStarted, task_id=handle.id)
         [here] = await give("cancel", task_id=handle.id)
-        assert bytes(here.data) == b'"running"'
+        assert msgspec.json.decode(here.data)["state"] == "running"
         with pytest.raises(TaskCancelled):
             await handle.result(5)
         threads["c"].set()
@@ -171,7 +177,7 @@ async def test_what_waits_is_cancelled_and_never_runs():
         await eventually(lambda: sum(d.unsettled for d in system.broker.depths().values()) >= 5, "it is in hand")
         [here] = await give("cancel", task_id=waiting.id)
         [nowhere] = await give("cancel", task_id="unknown")
-        assert (bytes(here.data), bytes(nowhere.data)) == (b'"waiting"', b"null")
+        assert (msgspec.json.decode(here.data)["state"], bytes(nowhere.data)) == ("waiting", b"null")
         with pytest.raises(TaskCancelled):
             await waiting.result(5)
         gates["c"].set()

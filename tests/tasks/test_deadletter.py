@@ -1,9 +1,10 @@
 """What a dead letter says, whoever wrote it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from fogactors.bus.base import Death
 from fogactors.errors import BusUnavailable, MessageTooLarge
@@ -43,6 +44,45 @@ def test_what_the_broker_gave_up_on_is_a_lost_worker():
     assert (letter.first, letter.last, letter.attempts) == (TASK.created, NOW, 2 + 3)
     result = result_of(letter)
     assert (result.state, result.attempts, result.generation, result.correlation_id) == ("worker_lost", 5, 1, "c")
+
+
+def test_runs_of_a_lost_task_are_those_of_its_envelope_and_the_brokers():
+    """Two attempts failed, the third ended with its worker once before its last republish, and four times behind it."""
+    body = encode(replace(TASK, attempt=3, crashes=1))
+    # In `dlq` the broker counts on: for each reaper that died, and that is none of the task's runs.
+    letter = from_delivery(delivery(body, death=Death("tasks.normal", "delivery_limit"), delivery_count=25), NOW)
+    assert letter.attempts == 2 + 1 + 4
+
+
+@pytest.mark.parametrize(("reason", "runs"), [("rejected", 2), ("expired", 1), ("maxlen", 1)])
+def test_what_never_reached_a_consumer_has_not_run(reason, runs):
+    assert from_delivery(delivery(death=Death("tasks.normal", reason)), NOW).attempts == runs
+
+
+@pytest.mark.parametrize("body", [b"\xff", encode(TASK)])
+@pytest.mark.parametrize("message_id", ["", "m-1"])
+def test_the_same_entry_has_the_same_id_whenever_it_is_delivered(body, message_id):
+    later = NOW + timedelta(seconds=5)
+    again = from_delivery(delivery(body, message_id=message_id, delivery_count=1), later)
+    assert again.id == from_delivery(delivery(body, message_id=message_id), NOW).id
+    other = from_delivery(delivery(b"other", message_id=message_id and "m-2"), NOW)
+    assert again.id != other.id
+
+
+def test_what_is_read_here_says_who_read_it():
+    death = Death("tasks.normal", "delivery_limit")
+    for body, kind in ((b"\xff", ""), (b"\xff", DEAD_LETTER_TYPE), (encode(TASK), "task")):
+        assert from_delivery(delivery(body, type=kind, death=death), NOW, "node/dlq-reaper").worker == "node/dlq-reaper"
+    written = from_delivery(delivery(death=death), NOW, "edge-1")
+    assert from_delivery(delivery(encode(written), type=DEAD_LETTER_TYPE), NOW, "node/dlq-reaper").worker == "edge-1"
+
+
+def test_a_queue_that_only_delayed_it_is_not_its_origin():
+    delayed = Death("retry.1", "expired")
+    assert from_delivery(delivery(b"\xff", queue="tasks.normal", death=delayed), NOW).origin == "tasks.normal"
+    assert from_delivery(delivery(b"\xff", death=Death("tasks.normal", "rejected")), NOW).origin == "tasks.normal"
+    assert from_delivery(delivery(b"\xff"), NOW).origin is None  # written to the exchange of dead letters itself
+    assert from_delivery(delivery(encode(replace(TASK, origin="tasks.normal"))), NOW).origin == "tasks.normal"
 
 
 @pytest.mark.parametrize("reason", ["rejected", "expired", "maxlen"])
