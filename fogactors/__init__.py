@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fogactors.core import Actor, ActorSystem, ChildSpec, Ref, Stop, SupervisorSpec
     from fogactors.errors import FogError
-    from fogactors.tasks.client import Handle, Submitter
+    from fogactors.tasks.client import Submitter
+    from fogactors.tasks.handle import Handle
     from fogactors.tasks.retry import Retry, RetryPolicy, Skip
     from fogactors.tasks.task import task
+    from fogactors.tasks.tracker import Cancellation, Whereabouts
 
 __all__ = [
     # actors
@@ -25,11 +27,13 @@ __all__ = [
     "Stop",
     "SupervisorSpec",
     # tasks
+    "Cancellation",
     "Handle",
     "Retry",
     "RetryPolicy",
     "Skip",
     "Submitter",
+    "Whereabouts",
     "task",
     # errors
     "FogError",
@@ -38,9 +42,10 @@ __all__ = [
 _HOME = {
     "Actor": "core",
     "ActorSystem": "core",
+    "Cancellation": "tasks.tracker",
     "ChildSpec": "core",
     "FogError": "errors",
-    "Handle": "tasks.client",
+    "Handle": "tasks.handle",
     "Ref": "core",
     "Retry": "tasks.retry",
     "RetryPolicy": "tasks.retry",
@@ -48,6 +53,7 @@ _HOME = {
     "Stop": "core",
     "Submitter": "tasks.client",
     "SupervisorSpec": "core",
+    "Whereabouts": "tasks.tracker",
     "task": "tasks.task",
 }
 

@@ -1,25 +1,39 @@
-"""Giving orders to the roles that run on a broker, and collecting who answered."""
+"""Reaching the roles that run on a broker, from a command: to give them orders, to find a task, to end one."""
 
 from __future__ import annotations
 
-import secrets
-from datetime import UTC, datetime
-from typing import Final
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import anyio
 
 from fogactors.app.settings import Settings
-from fogactors.bus import Delivery, Message
+from fogactors.bus import Bus
 from fogactors.bus.amqp import AmqpBus
-from fogactors.errors import BusUnavailable, ConfigError, WireError
-from fogactors.messages import Command, Control, ControlReply
-from fogactors.wire.codec import decode, encode
-from fogactors.wire.topology import CONTROL, RESULTS
+from fogactors.coord.redis import RedisCoord
+from fogactors.errors import ConfigError
+from fogactors.messages import Command, ControlReply
+from fogactors.tasks.orders import ANSWER_S, Orders
+from fogactors.tasks.tracker import Tracker
 
-__all__ = ["ANSWER_S", "give"]
+__all__ = ["ANSWER_S", "give", "reach", "tracking"]
 
-ANSWER_S: Final = 1.0
-"""How long answers are collected: nobody knows how many there will be."""
+CLOSE_S = 3.0
+
+
+@asynccontextmanager
+async def reach(settings: Settings) -> AsyncGenerator[Bus]:
+    """A connection to the broker on which the roles run. Raises `ConfigError` on the embedded bus, where nobody else
+    is; `BusUnavailable`, `AccessRefused`."""
+    if settings.bus.url.startswith("memory:"):
+        raise ConfigError("[bus] url is memory://: there is nobody to talk to; name the RabbitMQ that the roles run on")
+    bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/order")
+    await bus.open(timeout=max(1.0, settings.bus.boot_wait_s))
+    try:
+        yield bus
+    finally:
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await bus.close()
 
 
 async def give(
@@ -28,40 +42,24 @@ async def give(
     *,
     node: str | None = None,
     role: str | None = None,
-    task_id: str | None = None,
     wait_s: float = ANSWER_S,
 ) -> list[ControlReply]:
     """Give an order to every role, or to those named; returns the answers that came within `wait_s`, by node and role.
 
-    Raises `ConfigError` on the embedded bus, where nobody else is; `BusUnavailable`, `AccessRefused`.
+    Raises what `reach` raises.
     """
-    if settings.bus.url.startswith("memory:"):
-        raise ConfigError("[bus] url is memory://: there is nobody to talk to; name the RabbitMQ that the roles run on")
-    replies: list[ControlReply] = []
+    async with reach(settings) as bus:
+        return await Orders(bus).ask(command, node=node, role=role, wait_s=wait_s)
 
-    def collect(delivery: Delivery) -> None:
+
+@asynccontextmanager
+async def tracking(settings: Settings) -> AsyncGenerator[Tracker]:
+    """What finds tasks and cancels them. Raises what `reach` raises; that the coordination store is away only its
+    methods say."""
+    async with reach(settings) as bus:
+        coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-order")
         try:
-            reply = decode(delivery.body, ControlReply, delivery.content_type)
-        except WireError:
-            return
-        if reply.id == control.id:
-            replies.append(reply)
-
-    id_ = secrets.token_hex(8)
-    reply_to = f"reply.{id_}"
-    control = Control(
-        id=id_, command=command, at=datetime.now(UTC), node=node, role=role, task_id=task_id, reply_to=reply_to
-    )
-    bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/order")
-    await bus.open(timeout=max(1.0, settings.bus.boot_wait_s))
-    try:
-        queue = await bus.open_exclusive(f"ctl.order.{id_}", ((RESULTS, reply_to),))
-        await bus.consume(queue, collect, prefetch=1000)
-        message = Message(encode(control), type="control", reply_to=reply_to, correlation_id=id_, persistent=False)
-        await bus.publish(CONTROL, "", message, mandatory=False, timeout=settings.bus.publish_timeout_s)
-        with anyio.move_on_after(wait_s):
-            raise BusUnavailable(f"while waiting for answers: {await bus.wait_lost()}")
-    finally:
-        with anyio.move_on_after(3.0, shield=True):
-            await bus.close()
-    return sorted(replies, key=lambda reply: (reply.node, reply.role))
+            yield Tracker(bus, coord, result_ttl_s=settings.coord.result_ttl_s)
+        finally:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await coord.close()

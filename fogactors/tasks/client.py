@@ -1,85 +1,74 @@
-"""How work gets in and how its result comes back: `Submitter` and `Handle`."""
+"""How work gets in and how its result comes back."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 from msgspec import Raw
 
 from fogactors.bus.base import Bus, Message
-from fogactors.coord.base import Coord, done_channel
-from fogactors.errors import (
-    CoordError,
-    ResultTimeout,
-    TaskCancelled,
-    TaskExpired,
-    TaskFailed,
-    WireError,
-    WorkerLost,
-)
+from fogactors.coord.base import RESULT_TTL_S, Coord, done_channel
+from fogactors.errors import CoordError, ResultTimeout, TaskDefinitionError, WireError
 from fogactors.messages import Task, TaskResult
+from fogactors.tasks.executor_config import utc_now
+from fogactors.tasks.handle import Handle
+from fogactors.tasks.limits import longest_s, too_long
+from fogactors.tasks.once import IDEMPOTENCY_TTL_S, Once
 from fogactors.tasks.retry import step_for
 from fogactors.tasks.task import TaskDef
 from fogactors.tasks.tiers import Tiers
+from fogactors.tasks.tracker import Cancellation, Tracker, Whereabouts
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RETRY_STEPS_S, TASKS, retry_exchange, task_key, task_queue
 
-__all__ = ["Handle", "Submitter", "result_value"]
+__all__ = ["Handle", "Submitter"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 POLL_S: Final = 1.0
 """How often a waiting handle looks by itself, in case its notice was lost."""
-
-
-class Handle(Generic[R]):
-    """A submitted task. `id` finds its result from anywhere, for as long as results are kept."""
-
-    def __init__(self, id: str, task: TaskDef[..., R] | None, submitter: Submitter) -> None:  # noqa: A002
-        self.id = id
-        self._task = task
-        self._submitter = submitter
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.id}>"
-
-    async def outcome(self, timeout: float) -> TaskResult:
-        """How it ended, as data: whatever its state, nothing is raised for it. `timeout`: seconds.
-
-        Raises `ResultTimeout`.
-        """
-        return await self._submitter.wait(self.id, timeout)
-
-    async def result(self, timeout: float) -> R:
-        """What the task returned. `timeout`: seconds.
-
-        Raises `TaskFailed` with the remote type and text, `WorkerLost`, `TaskExpired`, `TaskCancelled`,
-        `ResultTimeout`.
-        """
-        value = result_value(await self.outcome(timeout))
-        return self._task.decode_result(value) if self._task is not None else msgspec.json.decode(value)
+CLOSE_S: Final = 3.0
 
 
 class Submitter:
     """Submits tasks over a bus and waits for their results: `async with Submitter(bus, coord, tiers) as submitter`.
 
     Its id is the first part of every task id that it gives, and whoever records a result knows from it whom to notify.
+
+    `publish_timeout_s`: seconds for one publish. `max_time_limit_s`: a task that states a longer time limit is refused.
+    `idempotency_ttl_s`: how long an idempotency key stands for its task, `result_ttl_s`: how long the record of a
+    cancellation is kept, both in seconds. `now`: the time of day.
     """
 
-    def __init__(self, bus: Bus, coord: Coord, tiers: Tiers, *, publish_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        coord: Coord,
+        tiers: Tiers,
+        *,
+        publish_timeout_s: float = 10.0,
+        max_time_limit_s: float = longest_s(),
+        idempotency_ttl_s: float = IDEMPOTENCY_TTL_S,
+        result_ttl_s: float = RESULT_TTL_S,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.id = secrets.token_hex(8)
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
         self._publish_timeout_s = publish_timeout_s
+        self._max_time_limit_s = max_time_limit_s
+        self._now = now
+        self._once = Once(coord, self._publish, idempotency_ttl_s)
+        self._tracker = Tracker(bus, coord, result_ttl_s=result_ttl_s, now=now)
         self._number = itertools.count(1)
         self._waiting: dict[str, set[anyio.Event]] = {}
         self._tasks: TaskGroup
@@ -88,12 +77,15 @@ class Submitter:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._listen, name=f"results of {self.id}")
+        self._tasks.start_soon(self._once.confirm_late, name=f"idempotency keys of {self.id}")
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
         self._tasks.cancel_scope.cancel()
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await self._tracker.close()
         if exc is not None and not isinstance(exc, anyio.get_cancelled_exc_class()):
             await self._tasks.__aexit__(None, None, None)  # the body's own error leaves unwrapped
             return False
@@ -103,11 +95,16 @@ class Submitter:
         """Publish a call of the task; returns when the broker has it. For one submit's own priority, tier or
         delay, submit `task.options(...)`.
 
-        Raises `TaskArgumentError`, `NoTierFits`, and what `Bus.publish` raises (`BusUnavailable`, `QueueFull`,
+        With `options(idempotency_key=...)` the first submit of that key makes the task, and later ones return a
+        handle on it, whatever their arguments are. They need the coordination store, and publish nothing when it is
+        away.
+
+        Raises `TaskArgumentError`, `NoTierFits`, `TaskDefinitionError` for a time limit that is too long,
+        `CoordUnavailable` where there is a key, and what `Bus.publish` raises (`BusUnavailable`, `QueueFull`,
         `Unroutable`, `MessageTooLarge`), whose `unsent` is the message: publish it again and it keeps its id.
         """
         raw = task.encode_args(*args, **kwargs)
-        needs, now = task.needs, datetime.now(UTC)
+        needs, now = task.needs, self._now()
         tier = needs.tier or self._tiers.smallest_for(needs.cpu, needs.memory_mb).name
         self._tiers.amount(tier, needs.cpu, needs.memory_mb)
         not_before = task.not_before or (now + timedelta(seconds=task.delay_s) if task.delay_s else None)
@@ -124,11 +121,11 @@ class Submitter:
             not_before=not_before,
             deadline=now + timedelta(seconds=task.deadline_s) if task.deadline_s else None,
             time_limit=task.time_limit,
+            idempotency_key=task.idempotency_key,
         )
         message.origin = task_queue(message.priority, tier, self._tiers.lightest.name)
         message.correlation_id = message.id
-        await self._publish(message)
-        return Handle(message.id, task, self)
+        return Handle(await self._send(message), task, self, name=task.name)
 
     async def submit_raw(self, name: str, args: Raw, **fields: Any) -> Handle[Any]:
         """The same for a task that is not imported here: its name and its arguments as JSON. `fields` are those of
@@ -137,21 +134,37 @@ class Submitter:
         tier = fields.pop("tier", None) or self._tiers.smallest_for(fields.get("cpu"), fields.get("memory_mb")).name
         self._tiers.amount(tier, fields.get("cpu"), fields.get("memory_mb"))
         id_ = f"{self.id}-{next(self._number):x}"
-        message = Task(id=id_, name=name, args=args, tier=tier, created=datetime.now(UTC), correlation_id=id_, **fields)
+        message = Task(id=id_, name=name, args=args, tier=tier, created=self._now(), correlation_id=id_, **fields)
         message.origin = task_queue(message.priority, tier, self._tiers.lightest.name)
-        await self._publish(message)
-        return Handle(id_, None, self)
+        return Handle(await self._send(message), None, self, name=name)
 
     async def resubmit(self, unsent: Message) -> Handle[Any]:
         """Publish what a `BusError` carries as `unsent` once more. It keeps its id, so it does no harm if it did
         arrive the first time: it may run twice, and is recorded once. Raises what `submit` raises."""
         task = decode(unsent.body, Task, unsent.content_type)
-        await self._publish(task)
-        return Handle(task.id, None, self)
+        task.hops += 1  # so that an executor looks its record up before it runs it
+        return Handle(await self._send(task), None, self, name=task.name)
 
     def handle(self, task_id: str) -> Handle[Any]:
         """A handle on a task that was submitted elsewhere or earlier."""
         return Handle(task_id, None, self)
+
+    async def cancel(self, task_id: str, *, name: str = "") -> Cancellation:
+        """End a task as `cancelled`, wherever it is. When this returns its record says so, and it is not run any more;
+        an executor that had it in hand has said so within a second. One that had ended keeps its end. `name`: the
+        task's, for its record. Idempotent.
+
+        Raises `CoordUnavailable` when it could not be recorded, `BusUnavailable` when the executors could not be told;
+        what could be done is done then, and the error says what it was.
+        """
+        return await self._tracker.cancel(task_id, name=name)
+
+    async def where(self, task_id: str) -> Whereabouts:
+        """Where a task is: its record, or else what the executor says that has it, asked for a second.
+
+        Raises `CoordUnavailable`, `BusUnavailable` where that leaves it without an answer.
+        """
+        return await self._tracker.where(task_id)
 
     async def wait(self, task_id: str, timeout: float) -> TaskResult:
         """Raises `ResultTimeout`."""
@@ -188,6 +201,16 @@ class Submitter:
         waiting.add(fresh)
         return fresh
 
+    async def _send(self, task: Task) -> str:
+        """Returns the id under which it is to be found."""
+        problem = too_long(task.time_limit, self._max_time_limit_s)
+        if problem is not None:
+            raise TaskDefinitionError(f"task {task.name}: {problem}")
+        if task.idempotency_key is not None:
+            return await self._once.publish(task, task.idempotency_key)
+        await self._publish(task)
+        return task.id
+
     async def _publish(self, task: Task) -> None:
         message = Message(encode(task), type="task", correlation_id=task.correlation_id)
         light = self._tiers.lightest.name
@@ -209,20 +232,3 @@ class Submitter:
             except CoordError:
                 pass  # away, or not allowed to listen: the handles poll
             await anyio.sleep(POLL_S)
-
-
-def result_value(result: TaskResult) -> Raw:
-    """The value of a task that succeeded. Raises the error that its state stands for."""
-    text = result.error.message if result.error else ""
-    match result.state:
-        case "succeeded":
-            return result.value if result.value is not None else Raw(b"null")
-        case "worker_lost":
-            raise WorkerLost(f"{result.name} {result.task_id} was given up: {text}")
-        case "expired":
-            raise TaskExpired(f"{result.name} {result.task_id} expired: {text}")
-        case "cancelled":
-            raise TaskCancelled(f"{result.name} {result.task_id} was cancelled")
-        case "failed":
-            kind = result.error.type if result.error else "unknown"
-            raise TaskFailed(kind, text, task_id=result.task_id)

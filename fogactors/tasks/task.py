@@ -4,8 +4,8 @@
     async def shrink(source: Path, width: int = 640) -> Path: ...
 
 An `async` function runs in the executor's loop, a plain one in a thread, one with `process=True` (or `cpu=True`) in a
-worker process, which is the only kind that a time limit can really kill. The decorated function is still called as it
-was before, so a unit test needs no broker.
+worker process, which is the only kind that a limit of time or memory can really kill. The decorated function is still
+called as it was before, so a unit test needs no broker.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ _NAME_LIMIT: Final = 200
 
 
 class Needs(NamedTuple):
-    """What one attempt takes: a tier by name, or cores and MiB from which the smallest tier that fits is chosen."""
+    """What one attempt takes: a tier by name, or cores and MiB from which the smallest tier that fits is chosen.
+
+    `memory_mb` is a limit for a task in a worker process, and for any other only what it is admitted by."""
 
     tier: str | None = None
     cpu: float | None = None
@@ -68,6 +70,7 @@ class _Settings(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     delay_s: float | None = None
     not_before: datetime | None = None
+    idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.priority not in PRIORITIES:
@@ -142,6 +145,11 @@ class TaskDef(Generic[P, R]):
     def not_before(self) -> datetime | None:
         return self._settings.not_before
 
+    @property
+    def idempotency_key(self) -> str | None:
+        """Whose second submit makes no second task, among the tasks of this name."""
+        return self._settings.idempotency_key
+
     def options(
         self,
         *,
@@ -154,6 +162,7 @@ class TaskDef(Generic[P, R]):
         deadline_s: float | UnsetType | None = UNSET,
         delay_s: float | UnsetType | None = UNSET,
         not_before: datetime | UnsetType | None = UNSET,
+        idempotency_key: str | UnsetType | None = UNSET,
     ) -> Self:
         """A copy for one submit: `await client.submit(shrink.options(priority="high"), path)`.
 
@@ -169,6 +178,7 @@ class TaskDef(Generic[P, R]):
             "deadline_s": deadline_s,
             "delay_s": delay_s,
             "not_before": not_before,
+            "idempotency_key": idempotency_key,
         }
         derived = copy.copy(self)
         derived._settings = _changed(self.name, self._settings, given)
@@ -260,6 +270,11 @@ def task(
     `cpu=True` means the same. `time_limit`: seconds of one attempt. `retry`: a policy, or how many runs may follow
     the first. `deadline_s`: seconds after the submit; not started by then, it is not run. Raises
     `TaskDefinitionError` for a function that cannot be a task, or a name that another function has.
+
+    `process=True` makes `memory_mb` a limit; else it is only what admission reckons with, because a thread or a
+    coroutine has no memory of its own. A worker process that takes more than it, with all that it has started and its
+    interpreter and imports included, is killed while it runs; one whose task states none when it takes more than all
+    that its tier has. The attempt counts as failed, with the reason `memory_limit`.
     """
 
     def define(fn: Callable[..., Any]) -> TaskDef[..., Any]:

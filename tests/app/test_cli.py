@@ -14,6 +14,8 @@ import pytest
 
 from fogactors.app import cli
 from fogactors.app.cli.common import state
+from fogactors.tasks.registry import Registry, default_registry
+from fogactors.tasks.task import task
 
 TASKS = """
 import os
@@ -110,7 +112,11 @@ def test_a_task_that_kills_its_worker_is_given_up(fog, here):
         (["run", "tier-executer"], "there is no role 'tier-executer' (did you mean tier-executor?); the roles are:"),
         (["run", "tier-executor"], "name the tier that this executor is to serve with --tier: light, medium, heavy"),
         (["run", "tier-executor", "--tier", "huge"], "there is no tier 'huge'; [tiers] has: light, medium, heavy"),
+        (["submit", "{m}.add", "-i", "{m}", "a=1", "--key", ""], "idempotency_key must be text of 1 to 200 characters"),
+        (["submit", "{m}.add", "-i", "{m}", "a=1", "--no-wait"], "[bus] url is memory://, so the task would end with"),
         (["tree", "nobody"], "there is no role 'nobody'"),
+        (["cancel", "a-1"], "[bus] url is memory://: there is nobody to talk to"),
+        (["where", "a-1"], "[bus] url is memory://: there is nobody to talk to"),
         (["--config", "missing.toml", "check"], "missing.toml"),
         (["check", "--nonsense"], "No such option: --nonsense"),
         (["nonsense"], "No such command 'nonsense'"),
@@ -129,6 +135,16 @@ def test_an_unknown_key_names_file_table_key_and_the_nearest(fog):
     assert (code, err) == (2, "fogactors: actors.toml: [executor] look_ahed: unknown key; did you mean look_ahead?\n")
 
 
+@pytest.mark.parametrize("words", [["check"], ["run", "dlq-reaper"], ["up"], ["submit", "long.winded"]])
+def test_a_task_that_takes_too_long_is_refused_at_the_start(fog, words, monkeypatch):
+    definition = task(name="long.winded", time_limit=1741, registry=Registry())(lambda: None)
+    monkeypatch.setitem(default_registry._tasks, definition.name, definition)
+    code, out, err = fog(*words)
+    said = " ".join((out + err).split())
+    assert code == 2
+    assert "task long.winded: its time_limit of 1741 s is more than the 1740 s that [bus] consumer_timeout_s" in said
+
+
 def test_check_reports_what_does_not_go_together(fog):
     Path("actors.toml").write_text("[supervision]\nmailbox = 3\n")
     code, out, _ = fog("check", "--json")
@@ -144,7 +160,7 @@ def test_tree_prints_the_specification(fog):
     code, out, _ = fog("tree", "--json")
     (reaper,) = [child for child in json.loads(out)["children"] if child["id"] == "dlq-reaper"]
     assert (code, reaper["strategy"], reaper["exceeded"]) == (0, "rest_for_one", "pause")
-    assert [child["id"] for child in reaper["children"]] == ["link", "reaper", "control"]
+    assert [child["id"] for child in reaper["children"]] == ["link", "reaper", "indexer", "control"]
     assert "tier-executor-heavy" in fog("tree")[1]
 
 

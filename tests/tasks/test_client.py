@@ -15,13 +15,15 @@ from fogactors.errors import (
     ResultTimeout,
     TaskArgumentError,
     TaskCancelled,
+    TaskDefinitionError,
     TaskExpired,
     TaskFailed,
     WorkerLost,
 )
 from fogactors.messages import ErrorInfo, Task, TaskResult
 from fogactors.tasks import client
-from fogactors.tasks.client import Submitter, result_value
+from fogactors.tasks.client import Submitter
+from fogactors.tasks.handle import result_value
 from fogactors.tasks.tiers import Tiers
 from fogactors.testing.kit import TIERS, eventually
 from fogactors.wire import decode, fog_topology
@@ -113,6 +115,18 @@ async def test_wrong_arguments_and_impossible_needs_are_refused_before_anything_
         with pytest.raises(NoTierFits, match="do not fit into tier light"):
             await it.submitter.submit_raw("t", msgspec.Raw(b"{}"), tier="light", cpu=0.6)
         assert not any(each.ready for each in it.broker.depths().values())
+
+
+async def test_a_time_limit_that_the_broker_would_not_wait_for_is_refused():
+    async with alone() as it:
+        with pytest.raises(
+            TaskDefinitionError, match=r"^task tests\..*note: its time_limit of 1741 s is more than the 174"
+        ):
+            await it.submitter.submit(tasks.note.options(time_limit=1741), "x")
+        with pytest.raises(TaskDefinitionError, match=r"^task t: its time_limit of 1741 s"):
+            await it.submitter.submit_raw("t", msgspec.Raw(b"{}"), time_limit=1741)
+        await it.submitter.submit(tasks.note.options(time_limit=1740), "x")
+        assert [task.time_limit for task in await it.queued("tasks.normal")] == [1740]
 
 
 async def test_a_task_by_its_name_is_submitted_and_answered():

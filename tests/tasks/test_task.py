@@ -153,6 +153,7 @@ def test_options_make_a_copy() -> None:
     with pytest.raises(TaskDefinitionError, match="not_before and delay_s"):
         changed.options(delay_s=1)
     assert changed.options(not_before=None, delay_s=1).delay_s == 1
+    assert (changed.options(idempotency_key="order-7").idempotency_key, changed.idempotency_key) == ("order-7", None)
 
 
 async def coroutine() -> None: ...

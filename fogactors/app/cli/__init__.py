@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from fogactors.app import boot
 from fogactors.app.cli.common import state
-from fogactors.app.cli.control import drain, pause, ping, resume
-from fogactors.app.cli.demo import demo
-from fogactors.app.cli.look import check, tree
-from fogactors.app.cli.serve import run, up
-from fogactors.app.cli.submit import submit
-from fogactors.app.cli.topology import topology
+from fogactors.app.cli.lazy import lazy
 
 __all__ = ["app", "main"]
 
+_HERE: Final = "fogactors.app.cli"
+_COMMANDS: Final = {
+    "demo": "demo:demo",
+    "up": "serve:up",
+    "run": "serve:run",
+    "submit": "submit:submit",
+    "cancel": "control:cancel",
+    "where": "control:where",
+    "check": "look:check",
+    "tree": "look:tree",
+    "ping": "control:ping",
+    "pause": "control:pause",
+    "resume": "control:resume",
+    "drain": "control:drain",
+    "dlq": "dlq:dlq",
+    "topology": "topology:topology",
+}
+
 app = typer.Typer(
     name="fogactors",
+    cls=lazy({name: f"{_HERE}.{place}" for name, place in _COMMANDS.items()}),
     help="Event-driven actors that schedule work over fog and edge machines, and lose none of it.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,6 +45,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # with all of `email`
+
         print(f"fogactors {version('fogactors')}")
         raise typer.Exit
 
@@ -50,11 +65,6 @@ def options(
     del show_version
     state.config = config
     state.debug = debug
-
-
-for command in (demo, up, run, submit, check, tree, ping, pause, resume, drain):
-    app.command()(command)
-app.add_typer(topology, name="topology")
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import msgspec
 import typer
 
 from fogactors.app import boot
-from fogactors.app.check import check
 from fogactors.app.settings import Settings, load
 from fogactors.errors import ConfigError
 
@@ -56,6 +55,8 @@ def load_settings(imports: list[str] | None = None, urls: Mapping[str, str | Non
 
 def checked_settings(imports: list[str] | None = None, urls: Mapping[str, str | None] | None = None) -> Settings:
     """The same, refused where `fogactors check` finds an error. Raises `ConfigError`."""
+    from fogactors.app.check import check  # all roles come with it, and who only looks has no use for them
+
     settings = load_settings(imports, urls)
     errors = [finding for finding in check(settings) if finding.level == "error"]
     if errors:

@@ -39,11 +39,18 @@ def submit(
     imports: Imports = None,
     priority: Annotated[str | None, typer.Option(help="high, normal or low.")] = None,
     tier: Annotated[str | None, typer.Option(help="A tier of actors.toml.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Idempotency key: a second submit of it makes no second task.")
+    ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the result.")] = 60.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the task's id and leave; see `where`.")] = False,
     json: Json = False,
 ) -> None:
     """Submit a task and print its result. Exits 1 when it did not succeed."""
     settings = checked_settings(imports)
+    if no_wait and settings.bus.url.startswith("memory:"):
+        raise ConfigError("[bus] url is memory://, so the task would end with this command; --no-wait needs a RabbitMQ")
+    wait_s = None if no_wait else timeout
     raw = _arguments(arguments or [], args)
     if priority is not None and priority not in get_args(Priority):
         raise ConfigError(f"priority must be one of {', '.join(get_args(Priority))}, got {priority!r}")
@@ -53,15 +60,17 @@ def submit(
         options["priority"] = cast("Priority", priority)
     if tier is not None:
         options["tier"] = tier
+    if key is not None:
+        options["idempotency_key"] = key
     if name in default_registry.names() or settings.bus.url.startswith("memory:"):
         definition = default_registry.get(name).options(**options)
         args_, kwargs = definition.decode_args(raw)  # refused here, while whoever typed it still has it before them
-        run_main(lambda: _submit(settings, lambda to: to.submit(definition, *args_, **kwargs), timeout, json))
+        run_main(lambda: _submit(settings, lambda to: to.submit(definition, *args_, **kwargs), wait_s, json))
     elif tier is None:
         # What is not imported says nothing of its tier, and a heavy task in a light executor would be a lie.
         raise ConfigError(f"{name} is not imported here; name its module with --import, or its tier with --tier")
     else:
-        run_main(lambda: _submit(settings, lambda to: to.submit_raw(name, raw, **options), timeout, json))
+        run_main(lambda: _submit(settings, lambda to: to.submit_raw(name, raw, **options), wait_s, json))
 
 
 def _arguments(pairs: list[str], whole: str | None) -> Raw:
@@ -88,12 +97,13 @@ def _arguments(pairs: list[str], whole: str | None) -> Raw:
 
 
 async def _submit(
-    settings: Settings, submit: Callable[[Submitter], Awaitable[Handle[Any]]], timeout: float, json: bool
+    settings: Settings, submit: Callable[[Submitter], Awaitable[Handle[Any]]], wait_s: float | None, json: bool
 ) -> int:
     events = Events()
     log = Log("warning", settings.log.format, node=settings.node.name, role="submit")
     log.attach(events)
     stopping = Stopping(settings.shutdown.budget_s, events)
+    handle: Handle[Any] | None = None
     result: TaskResult | None = None
     # On the embedded bus a small system of its own; else those that run already.
     roles = tuple(ROLES) if settings.bus.url.startswith("memory:") else ()
@@ -111,9 +121,13 @@ async def _submit(
 
             work.start_soon(leave_on_stop)
             handle = await submit(submitter)
-            result = await handle.outcome(timeout)
+            if wait_s is not None:
+                result = await handle.outcome(wait_s)
             work.cancel_scope.cancel()
         beside.cancel_scope.cancel()
+    if wait_s is None and handle is not None:
+        print_json({"task_id": handle.id}) if json else print(handle.id)
+        return 0
     if result is None:
         print("fogactors: stopped before the task ended", file=sys.stderr)
         return stopping.code or EXIT_FAILED
@@ -129,4 +143,5 @@ def _print(result: TaskResult, json: bool) -> None:
     else:
         error = f"{result.error.type}: {result.error.message}" if result.error else "no reason given"
         attempts = "1 attempt" if result.attempts == 1 else f"{result.attempts} attempts"
-        print(f"fogactors: {result.name} {result.state} after {attempts}: {error}", file=sys.stderr)
+        name = result.name or result.task_id  # whoever cancels a task may know no more than its id
+        print(f"fogactors: {name} {result.state} after {attempts}: {error}", file=sys.stderr)
