@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test fmt bench services services-stop clean
+.PHONY: help venv demo check test test-full fmt bench services services-stop clean
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -25,17 +25,23 @@ help: ## Print the targets
 demo: $(RUNTIME) ## Run the main job on real files, e.g. make demo ARGS="~/src --out results.jsonl"
 	@$(PY) -m fogactors demo $(ARGS)
 
-test: $(DEV) ## Run every check: format, lint, types, tests (the import rule is one of them)
+check: $(DEV)
 	@echo "== format"
 	@$(PY) -m ruff format --check .
 	@echo "== lint"
 	@$(PY) -m ruff check .
 	@echo "== types"
 	@$(PY) -m basedpyright
+
+test: check ## Run every check: format, lint, types, tests (the import rule is one of them)
 	@echo "== tests and the import rule, with RabbitMQ 4.3 and Redis 8"
+	@$(PY) -m tests.services run -- $(PY) -m pytest -m "not slow" $(ARGS)
+	@echo "== what differs between versions of RabbitMQ, with 4.0"
+	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m "versions and not slow"
+
+test-full: check ## Run every check and every test, also those that take minutes, on both versions
 	@$(PY) -m tests.services run -- $(PY) -m pytest $(ARGS)
-	@echo "== the contract of the bus, with RabbitMQ 4.0"
-	@$(PY) -m tests.services run --rabbitmq 4.0 -- $(PY) -m pytest tests/bus -k rabbitmq
+	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m services $(ARGS)
 
 fmt: $(DEV) ## Format the code and repair what lint can repair
 	@$(PY) -m ruff check --fix --quiet --exit-zero .

@@ -37,8 +37,9 @@ class Own:
 
     @classmethod
     @contextmanager
-    def open(cls, version: str = "4.3") -> Iterator[Own]:
-        own = cls(RabbitMQ(version), RedisServer())
+    def open(cls, version: str = "4.3", **broker: Any) -> Iterator[Own]:
+        """`broker`: what `RabbitMQ` takes besides."""
+        own = cls(RabbitMQ(version, **broker), RedisServer())
         try:
             try:
                 anyio.run(own._start)

@@ -1,4 +1,4 @@
-"""Behaviours 1, 4, 14 and 16 of what users ask for, against a real broker and a real store."""
+"""Behaviours 1, 4, 9, 14 and 16 of what users ask for, against a real broker and a real store."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import random
 import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import anyio
 import psutil
 import pytest
 
 from fogactors.app.settings import BusSettings
+from fogactors.bus.base import Delivery
 from fogactors.coord.redis import RedisCoord
 from fogactors.core import ActorExited
 from fogactors.errors import BusUnavailable
-from fogactors.messages import TaskResult
+from fogactors.messages import Task, TaskResult
 from fogactors.tasks.events import TaskStarted
 from fogactors.tasks.registry import default_registry
 from fogactors.testing.proxy import TcpProxy
 from fogactors.wire import decode
+from fogactors.wire.topology import DLQ, TASK_DELIVERY_LIMIT
 from tests.integration import worker_tasks as tasks
-from tests.integration.fog import Services, connected, submitting, until
+from tests.integration.fog import Services, apply_topology, connected, submitting, until
 from tests.integration.own import running, through
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
@@ -38,13 +41,13 @@ def fog(fog, monkeypatch):
     return fog
 
 
-async def notices(services: Services) -> list[str]:
+async def notices(services: Services, feed: str = "results.success") -> list[str]:
     """The ids in the feed of results, which are taken out of it: one for each record that was written."""
     ids: list[str] = []
     async with connected(services) as bus:
-        ready = (await bus.inspect("results.success")).ready
+        ready = (await bus.inspect(feed)).ready
         deliveries = []
-        await bus.consume("results.success", deliveries.append, prefetch=1000)
+        await bus.consume(feed, deliveries.append, prefetch=1000)
         await until(lambda: len(deliveries) == ready, f"{ready} notices")
         for delivery in deliveries:
             ids.append(decode(delivery.body, TaskResult).task_id)
@@ -55,6 +58,7 @@ async def notices(services: Services) -> list[str]:
 # -- 1: a worker dies, or is taken for dead
 
 
+@pytest.mark.versions
 async def test_what_a_killed_executor_had_in_hand_runs_again_soon_and_is_recorded_once(fog, tmp_path):
     first = await fog.executor()
     async with submitting(fog.services) as submitter:
@@ -71,6 +75,7 @@ async def test_what_a_killed_executor_had_in_hand_runs_again_soon_and_is_recorde
     assert (await notices(fog.services)).count(handle.id) == 1
 
 
+@pytest.mark.versions
 async def test_the_late_end_of_one_that_was_taken_for_dead_is_a_duplicate(fog, tmp_path):
     at = urlsplit(fog.services.amqp_url)
     async with TcpProxy.to(at.hostname, at.port) as proxy, submitting(fog.services) as submitter:
@@ -150,6 +155,79 @@ async def test_a_submit_without_a_broker_ends_in_time_every_time_and_leaves_noth
     assert memory[-1] - memory[0] < 10, memory
     async with connected(services) as bus:
         await bus.purge("tasks.normal")
+
+
+# -- 9: a retry that is not, or not known to be, published
+
+
+@pytest.mark.versions
+async def test_killed_between_a_retry_and_the_ack_it_runs_once_more_within_its_cap_and_is_recorded_once(fog, tmp_path):
+    cap, at = tasks.fail.retry.attempts, urlsplit(fog.services.amqp_url)
+    retries: list[Task] = []
+    async with (
+        TcpProxy.to(at.hostname, at.port) as proxy,
+        submitting(fog.services) as submitter,
+        connected(fog.services) as bus,
+    ):
+        spy = await bus.open_exclusive("", (("retry.1", ""),))
+        await bus.consume(spy, lambda delivery: retries.append(decode(delivery.body, Task)), prefetch=1000)
+        first = await fog.executor(services=through(fog.services, proxy.port))
+        await (await submitter.submit(tasks.nap, 0)).result(AGAIN_S)  # so that its channels are open
+        handle = await submitter.submit(tasks.fail, tmp_path)
+        await until((tmp_path / "run 1").exists, "the first run")
+        proxy.half_open()  # the confirm of the retry is lost
+        (tmp_path / "go").touch()
+        await until(lambda: bool(retries), f"the retry of {first}")
+        first.kill9()
+        other = await fog.executor()
+        outcome = await handle.outcome(AGAIN_S)
+        assert (outcome.state, outcome.attempts) == ("failed", cap)
+        await until(lambda: bool(other.logged("DuplicateResult")), f"the other copy comes to its end in {other}")
+        assert (await notices(fog.services, "results.failed")).count(handle.id) == 1
+    assert max(task.attempt for task in retries) == cap
+    assert len(list(tmp_path.glob("run *"))) <= cap + 1
+
+
+@pytest.fixture
+def restricted(bare):
+    """A user that may publish anything but a retry; its name is its password."""
+    anyio.run(apply_topology, bare)
+    user = f"fog-test-{uuid4().hex[:6]}"
+    bare.api("PUT", f"/users/{user}", {"password": user, "tags": ""})
+    permissions = {"configure": "^ctl[.]", "write": "^(?!retry[.])", "read": ".*"}
+    bare.api("PUT", f"/permissions/{quote(bare.vhost, safe='')}/{user}", permissions)
+    yield user
+    bare.api("DELETE", f"/users/{user}")
+
+
+@pytest.mark.versions
+async def test_a_retry_that_is_not_taken_leaves_the_task_with_the_broker_which_delivers_it_again(fog, bare, tmp_path):
+    await apply_topology(bare)
+    executor = await fog.executor(services=bare)
+    async with submitting(bare) as submitter:
+        handle = await submitter.submit(tasks.fail, tmp_path, 2)
+        await until((tmp_path / "run 1").exists, f"the first run in {executor}")
+        bare.api("DELETE", f"/exchanges/{quote(bare.vhost, safe='')}/retry.1")
+        (tmp_path / "go").touch()
+        outcome = await handle.outcome(AGAIN_S)
+        assert (outcome.state, outcome.attempts, bytes(outcome.value)) == ("succeeded", 2, b"2")
+
+
+@pytest.mark.versions
+async def test_a_task_whose_retries_are_never_taken_is_given_up_by_the_broker_as_it_was(
+    fog, bare, restricted, tmp_path
+):
+    (tmp_path / "go").touch()
+    executor = await fog.executor(services=bare.as_user(restricted, restricted))
+    async with submitting(bare) as submitter, connected(bare) as bus:
+        handle = await submitter.submit(tasks.fail, tmp_path)
+        letters: list[Delivery] = []
+        await bus.consume(DLQ, letters.append, prefetch=1)
+        await until(lambda: bool(letters), f"the broker gives the task up that came back from {executor}")
+    [letter] = letters
+    assert (letter.death.queue, letter.death.reason) == ("tasks.normal", "delivery_limit")
+    assert (decode(letter.body, Task).id, decode(letter.body, Task).attempt) == (handle.id, 1)
+    assert 1 < len(list(tmp_path.glob("run *"))) <= TASK_DELIVERY_LIMIT + 1
 
 
 # -- 14: blocking code in a handler

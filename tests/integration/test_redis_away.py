@@ -86,10 +86,49 @@ async def test_away_under_load(fog, tmp_path, how):
             ids = dict.fromkeys((handle.id for handle in handles), 1)
             await until(lambda: len(feed) == len(ids), "every notice")
             assert (feed, lines(trace)) == (ids, len(ids)), "once each"
+        await until(lambda: len(executor.logged("ResultUnrecorded")) == 2, "that it is over")
         told = [(each["level"], each["away"]) for each in executor.logged("ResultUnrecorded")]
         assert told == [("warning", True), ("warning", False)]
         assert (await executor.stop()).code == 0
         assert not executor.logged("ActorExited")
+
+
+@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=pytest.mark.slow)])
+async def test_stopped_for_long_under_load_and_an_executor_dies_meanwhile(fog, tmp_path, seconds):
+    trace, per_s, tick_s = tmp_path / "trace", 40, 0.1
+    trace.touch()
+    async with own_redis(fog) as server, submitting(fog.services) as submitter, connected(fog.services) as bus:
+        reaper = await fog.role("dlq-reaper")
+        executors = [await fog.executor()]
+        task, handles, late = f"{fog.module}.append", [], []
+        await (await submitter.submit_raw(task, line(trace, "first"))).outcome(DEADLINE_S)
+        os.kill(server.pid, signal.SIGSTOP)
+        until_s = anyio.current_time() + seconds
+        while anyio.current_time() < until_s:
+            for _ in range(int(per_s * tick_s)):
+                handles.append(await submitter.submit_raw(task, line(trace, f"task-{len(handles)}", 0.02)))
+            if len(executors) == 1 and anyio.current_time() > until_s - seconds / 2:
+                executors[0].kill9()
+                executors.append(fog.start("run", "tier-executor", "--tier", "light", "-i", fog.module))
+            late.append((await bus.inspect("tasks.normal")).ready)
+            await anyio.sleep(tick_s)
+        await until(lambda: lines(trace) > len(handles), "all have run while the store was away")
+        os.kill(server.pid, signal.SIGCONT)
+        results = [await handle.outcome(DEADLINE_S) for handle in handles]
+        assert [msgspec.json.decode(each.value) for each in results] == [f"task-{n}" for n in range(len(handles))]
+        # Nothing was blocked: what came in a second was gone in the next, but for the time without an executor.
+        assert max(late[: len(late) // 2 - 1]) <= 2 * per_s
+        (first, second), in_hand = executors, 3 * 5
+        assert [each["away"] for each in first.logged("ResultUnrecorded")] == [True]
+        await until(lambda: [each["away"] for each in second.logged("ResultUnrecorded")] == [True, False], "it is over")
+        assert second.logged("ResultUnrecorded")[-1]["unrecorded"] >= len(handles) // 8, "counted"
+        # The store could not say what had run already, so what the dead executor had in hand may have run twice; those
+        # of which it had told the end as well are counted.
+        twice = lines(trace) - 1 - len(handles)
+        counted = sum(len(each.logged("DuplicateResult")) for each in (*executors, reaper))
+        assert 0 <= counted <= twice <= in_hand
+        assert (await second.stop()).code == 0
+        assert not second.logged("ActorExited") + reaper.logged("ActorExited")
 
 
 async def test_a_permission_that_is_taken_away_is_no_task_s_fault(fog):
@@ -113,8 +152,8 @@ async def test_a_permission_that_is_taken_away_is_no_task_s_fault(fog):
             admin.execute_command("ACL", "DELUSER", name)
 
 
-def line(path: Path, text: str) -> Raw:
-    return Raw(msgspec.json.encode({"path": str(path), "line": text}))
+def line(path: Path, text: str, seconds: float = 0.0) -> Raw:
+    return Raw(msgspec.json.encode({"path": str(path), "line": text, "seconds": seconds}))
 
 
 def lines(path: Path) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from fogactors.tasks.retry import RetryPolicy
 from fogactors.tasks.task import task
 
 
@@ -16,6 +17,18 @@ def wait_once(folder: Path) -> int:
     (folder / f"run {number}").touch()
     while number == 1 and not (folder / "go").exists():
         time.sleep(0.02)
+    return number
+
+
+@task(retry=RetryPolicy(attempts=2, first_s=1.0))
+def fail(folder: Path, until: int = 1_000) -> int:
+    """Leaves a file for each run, named by its number, and fails until the given one. The first waits for `go`."""
+    number = len(list(folder.glob("run *"))) + 1
+    (folder / f"run {number}").touch()
+    while number == 1 and not (folder / "go").exists():
+        time.sleep(0.02)
+    if number < until:
+        raise ConnectionError(f"run {number}")
     return number
 
 
