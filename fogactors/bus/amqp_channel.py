@@ -21,6 +21,7 @@ from fogactors.bus.amqp_connection import is_usable, on_closed
 from fogactors.bus.amqp_errors import Call
 from fogactors.bus.base import BusStats, Death, DeliveryHandler, LostHandler
 from fogactors.errors import BusError, BusUnavailable
+from fogactors.wire.topology import is_waiting_room
 
 __all__ = ["AmqpConsumer", "AmqpDelivery"]
 
@@ -179,9 +180,12 @@ class AmqpDelivery:
     @property
     def death(self) -> Death | None:
         deaths = self._headers.get("x-death")
-        if not isinstance(deaths, list) or not deaths:
+        if not isinstance(deaths, list):
             return None
-        last = cast("dict[str, Any]", deaths[0])
+        history = cast("list[dict[str, Any]]", deaths)
+        last = next((each for each in history if not is_waiting_room(each.get("queue", ""))), None)
+        if last is None:
+            return None
         return Death(queue=last.get("queue", ""), reason=last.get("reason", "rejected"), count=last.get("count", 1))
 
     @property

@@ -56,7 +56,8 @@ class Message:
 
 @dataclass(slots=True, frozen=True)
 class Death:
-    """Why the broker dead-lettered a message: the last entry of its history."""
+    """Why the broker dead-lettered a message: the last entry of its history, the waiting room that it may have passed
+    afterwards left out."""
 
     queue: str
     reason: Literal["rejected", "expired", "maxlen", "delivery_limit"]

@@ -26,7 +26,7 @@ from fogactors.tasks.task import TaskDef
 from fogactors.tasks.tiers import Tiers
 from fogactors.tasks.tracker import Cancellation, Tracker, Whereabouts
 from fogactors.wire.codec import decode, encode
-from fogactors.wire.topology import RETRY_STEPS_S, TASKS, retry_exchange, task_key, task_queue
+from fogactors.wire.topology import RETRY_STEPS_S, TASKS, due_queue, retry_exchange, task_key, task_queue
 
 __all__ = ["Handle", "Submitter"]
 
@@ -217,7 +217,7 @@ class Submitter:
         rest_s = 0.0 if task.not_before is None else (task.not_before - task.created).total_seconds()
         if rest_s >= RETRY_STEPS_S[0]:
             exchange = retry_exchange(step_for(rest_s, RETRY_STEPS_S))
-            key = task_queue(task.priority, task.tier, light)
+            key = due_queue(task_queue(task.priority, task.tier, light))
         else:
             exchange, key = TASKS, task_key(task.priority, task.tier, light)
         await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)

@@ -18,7 +18,7 @@ from fogactors.messages import DeadLetter, Reason, Task
 from fogactors.tasks.failures import brief
 from fogactors.tasks.retry import step_for
 from fogactors.wire.codec import amend, decode
-from fogactors.wire.topology import RETRY_STEPS_S, TASKS, retry_exchange
+from fogactors.wire.topology import RETRY_STEPS_S, TASKS, due_queue, retry_exchange
 
 __all__ = ["RETENTION_S", "DlqConfig", "DlqPolicy", "Replay", "entry_of", "replay_of"]
 
@@ -117,7 +117,7 @@ def replay_of(letter: DeadLetter, *, not_before: datetime | None = None, now: da
     if task is not None and not_before is None and origin.startswith(_TASK_QUEUES):
         return Replay(TASKS, origin.removeprefix(_TASK_QUEUES), message)
     rest_s = (not_before - now).total_seconds() if not_before is not None and now is not None else 0.0
-    return Replay(retry_exchange(step_for(rest_s, RETRY_STEPS_S)), origin, message)
+    return Replay(retry_exchange(step_for(rest_s, RETRY_STEPS_S)), due_queue(origin), message)
 
 
 def _task(letter: DeadLetter) -> Task | None:

@@ -42,7 +42,7 @@ from fogactors.tasks.policy import Lane
 from fogactors.tasks.retry import step_for
 from fogactors.tasks.tiers import Amount
 from fogactors.wire.codec import amend, encode
-from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, RETRY_STEPS_S, retry_exchange
+from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, RETRY_STEPS_S, due_queue, retry_exchange
 
 if TYPE_CHECKING:
     from fogactors.tasks.intake import Subscription
@@ -290,7 +290,7 @@ class Settler:
             body, type="task", content_type=delivery.content_type, correlation_id=held.task.correlation_id
         )
         step = step_for(wait_s, RETRY_STEPS_S)
-        await self._publish(retry_exchange(step), delivery.queue, message)
+        await self._publish(retry_exchange(step), due_queue(delivery.queue), message)
 
     async def _publish(self, exchange: str, key: str, message: Message) -> None:
         await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)

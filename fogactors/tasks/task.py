@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from fogactors.errors import TaskDefinitionError
 from fogactors.messages import PRIORITIES
 from fogactors.tasks.registry import Registry, default_registry
-from fogactors.tasks.retry import RetryPolicy
+from fogactors.tasks.retry import MAX_DELAY_S, RetryPolicy
 from fogactors.tasks.signature import Signature
 
 if TYPE_CHECKING:
@@ -75,12 +75,14 @@ class _Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.priority not in PRIORITIES:
             raise TaskDefinitionError(f"priority must be one of {', '.join(PRIORITIES)}, not {self.priority!r}")
-        for field in ("cpu", "memory_mb", "time_limit", "deadline_s"):
+        for field in ("cpu", "memory_mb", "time_limit"):
             amount = cast("float | None", getattr(self, field))
             if amount is not None and not 0 < amount < math.inf:
                 raise TaskDefinitionError(f"{field} must be a number above 0, not {amount!r}")
-        if self.delay_s is not None and not 0 <= self.delay_s < math.inf:
-            raise TaskDefinitionError(f"delay_s must be a number of seconds >= 0, not {self.delay_s!r}")
+        for field in ("deadline_s", "delay_s"):  # bounded, because they are added to a time
+            seconds = cast("float | None", getattr(self, field))
+            if seconds is not None and not 0 <= seconds <= MAX_DELAY_S:
+                raise TaskDefinitionError(f"{field} must be from 0 to {MAX_DELAY_S:.0f} seconds, not {seconds!r}")
         if self.not_before is not None and self.not_before.tzinfo is None:
             raise TaskDefinitionError("not_before must have a time zone, as in datetime.now(UTC)")
         if self.not_before is not None and self.delay_s is not None:

@@ -8,6 +8,11 @@ permission on it is write permission on every queue):
   may park one.
 * `dlq.parked` has a fanout exchange of its own, of the same name, as each `retry.<step>` has. A key on `dlx`
   would not do: `dlq` is bound there with `#` and would get every parked copy again.
+
+What leaves a delay for a task queue passes through that queue's waiting room, `due.<queue>`. The broker forwards the
+dead letters of one queue with a bounded number in flight, and a target that is full keeps its place in it. Without the
+rooms a thousand delays that end in a full queue would stop the delays of all; a higher bound costs the broker ten KiB
+of memory for each, and ends as well.
 """
 
 from __future__ import annotations
@@ -40,7 +45,9 @@ __all__ = [
     "Queue",
     "QueueType",
     "Topology",
+    "due_queue",
     "fog_topology",
+    "is_waiting_room",
     "retry_exchange",
     "task_key",
     "task_queue",
@@ -67,6 +74,9 @@ TASK_DELIVERY_LIMIT: Final = 3
 
 ExchangeType = Literal["direct", "topic", "fanout"]
 QueueType = Literal["quorum", "stream"]
+
+_TASK_PREFIX: Final = "tasks."
+_DUE_PREFIX: Final = "due."
 
 _LEVEL: Final[dict[Priority, str]] = {"high": "high_priority", "normal": "normal", "low": "low_priority"}
 
@@ -197,9 +207,19 @@ def task_queue(priority: Priority, tier: str, light: str = "light") -> str:
     return f"tasks.{task_key(priority, tier, light)}"
 
 
+def due_queue(queue: str) -> str:
+    """The key with which a message for `queue` is published to a retry exchange: for a task queue its waiting room, for
+    any other queue itself."""
+    return f"{_DUE_PREFIX}{queue}" if queue.startswith(_TASK_PREFIX) else queue
+
+
+def is_waiting_room(queue: str) -> bool:
+    return queue.startswith(_DUE_PREFIX)
+
+
 def retry_exchange(step: int) -> str:
-    """The exchange, and the queue behind it, that holds a message for `step` seconds. Publish with the name
-    of the destination queue as the key. Raises `SpecError` for what is not in `RETRY_STEPS_S`."""
+    """The exchange, and the queue behind it, that holds a message for `step` seconds. Publish with
+    `due_queue(destination)` as the key. Raises `SpecError` for what is not in `RETRY_STEPS_S`."""
     if step not in RETRY_STEPS_S:
         raise SpecError(f"there is no retry step of {step} s; there are {', '.join(map(str, RETRY_STEPS_S))}")
     return f"retry.{step}"
@@ -255,8 +275,9 @@ def _task_part(tiers: tuple[str, ...]) -> Topology:
         dead_letter_strategy="at-least-once",
     )
     places = [(task_queue(p, tier, tiers[0]), task_key(p, tier, tiers[0])) for tier in tiers for p in PRIORITIES]
+    rooms = (Queue(due_queue(name), policy=_delay(0, dead_letter_routing_key=name)) for name, _ in places)
     return Topology(
-        queues=tuple(Queue(name, policy=policy) for name, _ in places),
+        queues=(*(Queue(name, policy=policy) for name, _ in places), *rooms),
         bindings=tuple(Binding(TASKS, key, name) for name, key in places),
     )
 
@@ -265,17 +286,16 @@ def _retry_part() -> Topology:
     names = [(retry_exchange(step), step) for step in RETRY_STEPS_S]
     return Topology(
         exchanges=tuple(Exchange(name, "fanout") for name, _ in names),
-        queues=tuple(
-            Queue(
-                name,
-                policy=Policy(
-                    overflow="reject-publish",
-                    message_ttl_ms=step * 1000,
-                    dead_letter_exchange="",
-                    dead_letter_strategy="at-least-once",
-                ),
-            )
-            for name, step in names
-        ),
+        queues=tuple(Queue(name, policy=_delay(step * 1000)) for name, step in names),
         bindings=tuple(Binding(name, "", name) for name, _ in names),
+    )
+
+
+def _delay(ttl_ms: int, dead_letter_routing_key: str | None = None) -> Policy:
+    return Policy(
+        overflow="reject-publish",
+        message_ttl_ms=ttl_ms,
+        dead_letter_exchange="",
+        dead_letter_routing_key=dead_letter_routing_key,
+        dead_letter_strategy="at-least-once",
     )

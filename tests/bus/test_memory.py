@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -16,6 +18,7 @@ from fogactors.errors import (
     Unroutable,
 )
 from fogactors.wire import Binding, Exchange, Policy, Queue, Topology
+from fogactors.wire.topology import due_queue
 
 from .support import Inbox, bodies, client, queue
 
@@ -283,6 +286,25 @@ async def test_depths_count_what_waits_what_is_held_and_what_is_stalled():
         await inbox.deliveries[0].reject()
         depth = broker.depths()["q"]
         assert (depth.ready, depth.unsettled, depth.stalled, depth.consumers) == (1, 2, 1, 1)
+
+
+@pytest.mark.asyncio
+async def test_the_history_of_a_delivery_leaves_out_the_waiting_room():
+    leads_on = Policy(message_ttl_ms=1, dead_letter_exchange="")
+    topology = Topology(
+        exchanges=(Exchange("retry.1", "fanout"),),
+        queues=(
+            Queue("retry.1", policy=leads_on),
+            Queue(due_queue("tasks.q"), policy=replace(leads_on, dead_letter_routing_key="tasks.q")),
+            Queue("tasks.q"),
+        ),
+        bindings=(Binding("retry.1", "", "retry.1"),),
+    )
+    async with client(topology) as (_, bus):
+        inbox = Inbox()
+        await bus.consume("tasks.q", inbox, prefetch=1)
+        await bus.publish("retry.1", due_queue("tasks.q"), Message(b"1"))
+        assert (await inbox.one()).death == Death("retry.1", "expired")
 
 
 @pytest.mark.asyncio

@@ -19,7 +19,7 @@ from tests.services import RabbitMQ, ServiceUnavailable, skip_or_fail
 
 pytestmark = pytest.mark.services
 
-COUNT = "17 exchanges, 24 queues, 24 bindings"
+COUNT = "17 exchanges, 33 queues, 24 bindings"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_show_asks_no_broker(command):
     nowhere = Services("amqp://nobody@127.0.0.1:1/fog", "", "redis://127.0.0.1:1")
     shown = command("topology", "show", services=nowhere)  # in 80 columns
     assert (shown.code, shown.err) == (0, "")
-    assert "tasks.low_priority.heavy    quorum  tasks.direct low_priority.heavy" in shown.out
+    assert "tasks.low_priority.heavy quorum tasks.direct low_priority.heavy" in " ".join(shown.out.split())
     assert "…" not in shown.out
     as_json = json.loads(command("topology", "show", "--json", services=nowhere).out)
     assert len(as_json["queues"]) == len(fog_topology().queues)

@@ -71,15 +71,17 @@ def test_a_task_of_a_queue_of_somebody_elses_goes_by_the_ladder():
 def test_one_for_later_waits_on_the_ladder(delay_s, step):
     due = NOW + timedelta(seconds=delay_s)
     replay = replay_of(letter(), not_before=due, now=NOW)
-    assert (replay.exchange, replay.key) == (f"retry.{step}", "tasks.high_priority")
+    assert (replay.exchange, replay.key) == (f"retry.{step}", "due.tasks.high_priority")
     assert decode(replay.message.body, Task).not_before == due
     assert replay_of(letter(), not_before=due).exchange == "retry.1"
 
 
-@pytest.mark.parametrize("origin", ["tasks.normal", "results.pending"])
-def test_what_is_no_task_goes_as_it_was_to_the_queue_that_it_came_from(origin):
+@pytest.mark.parametrize(
+    ("origin", "key"), [("tasks.normal", "due.tasks.normal"), ("results.pending", "results.pending")]
+)
+def test_what_is_no_task_goes_as_it_was_to_the_queue_that_it_came_from(origin, key):
     replay = replay_of(letter(b"\x00\xff", origin=origin, content_type="text/xml", reason="malformed"))
-    assert (replay.exchange, replay.key, replay.is_task) == ("retry.1", origin, False)
+    assert (replay.exchange, replay.key, replay.is_task) == ("retry.1", key, False)
     assert (replay.message.body, replay.message.content_type) == (b"\x00\xff", "text/xml")
 
 

@@ -132,6 +132,8 @@ def test_cpu_true_is_a_process_and_a_number_is_cores(settings: dict[str, Any], m
         {"time_limit": 0},
         {"deadline_s": float("inf")},
         {"delay_s": -1},
+        {"delay_s": 1e12},
+        {"deadline_s": 1e12},
         {"not_before": dt.datetime(2030, 1, 1)},
         {"retry": -1},
     ],

@@ -18,7 +18,7 @@ from fogactors.wire import (
     task_key,
     task_queue,
 )
-from fogactors.wire.topology import RETRY_STEPS_S
+from fogactors.wire.topology import RETRY_STEPS_S, due_queue, is_waiting_room
 
 EXCHANGES = {
     "tasks.direct": "direct",
@@ -60,6 +60,20 @@ QUEUES = {
             ),
         )
         for step in (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+    },
+    **{
+        f"due.tasks.{key}": (
+            "quorum",
+            Policy(
+                overflow="reject-publish",
+                delivery_limit=-1,
+                message_ttl_ms=0,
+                dead_letter_exchange="",
+                dead_letter_routing_key=f"tasks.{key}",
+                dead_letter_strategy="at-least-once",
+            ),
+        )
+        for key in KEYS
     },
     "results.success": ("quorum", FEED),
     "results.failed": ("quorum", FEED),
@@ -129,6 +143,13 @@ def test_retry_exchange_knows_only_its_steps():
     assert [retry_exchange(step) for step in RETRY_STEPS_S][:3] == ["retry.1", "retry.4", "retry.16"]
     with pytest.raises(SpecError, match="2 s"):
         retry_exchange(2)
+
+
+def test_only_task_queues_have_waiting_rooms():
+    assert due_queue("tasks.normal.heavy") == "due.tasks.normal.heavy"
+    assert due_queue("mine") == "mine"
+    topology = fog_topology()
+    assert {due_queue(f"tasks.{key}") for key in KEYS} == {q.name for q in topology.queues if is_waiting_room(q.name)}
 
 
 def test_lookup():

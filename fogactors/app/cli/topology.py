@@ -46,10 +46,13 @@ def show(json: Json = False) -> None:
     for queue in wanted.queues:
         bound = ", ".join(f"{each.exchange} {each.key}".strip() for each in wanted.bindings if each.queue == queue.name)
         table.add_row(queue.name, queue.type, bound)
-        policy = "\n".join(f"{key} {value or '(default)'}" for key, value in policy_definition(queue).items())
+        policy = "\n".join(
+            f"{key} {'(default)' if value == '' else value}" for key, value in policy_definition(queue).items()
+        )
         policies.setdefault(policy, []).append(queue.name)
     console.print(table, "")
     table = plain_table("policy", "of the queues")
+    table.columns[0].no_wrap = False  # 80 columns do not hold the name of a long queue beside that of its waiting room
     for policy, queues in policies.items():
         table.add_row(policy + "\n", "\n".join(queues) + "\n")
     console.print(table)

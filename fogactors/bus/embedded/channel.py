@@ -10,6 +10,7 @@ from typing import Protocol
 import anyio
 
 from fogactors.bus.base import BusStats, Death, DeliveryHandler, LostHandler, Message
+from fogactors.wire.topology import is_waiting_room
 
 __all__ = ["Connection", "MemoryDelivery", "Outcome", "Source", "Stored", "Subscription"]
 
@@ -92,7 +93,9 @@ class MemoryDelivery:
         self.priority: int | None = message.priority
         self.redelivered: bool = stored.returns > 0
         self.delivery_count: int | None = stored.returns if source.counts_returns or not stored.returns else None
-        self.death: Death | None = stored.deaths[0] if stored.deaths else None
+        self.death: Death | None = None
+        if stored.deaths:
+            self.death = next((each for each in stored.deaths if not is_waiting_room(each.queue)), None)
         self.offset: int | None = stored.seq if source.is_stream else None
 
     def __repr__(self) -> str:
