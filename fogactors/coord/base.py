@@ -19,6 +19,7 @@ __all__ = [
     "BeatWriter",
     "Claim",
     "Coord",
+    "Copy",
     "Lease",
     "Notices",
     "Recorded",
@@ -60,6 +61,19 @@ class Claim:
 
     task_id: str
     confirmed: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Copy:
+    """One of the copies that there may be of a task's attempt. Who dies between the publish of a retry and its ack
+    leaves two, and each would run through all attempts that are left. `mark` tells them apart: another publish of a
+    retry has another; `hops` grows with each later republish of the same."""
+
+    task_id: str
+    generation: int
+    attempt: int
+    mark: str
+    hops: int
 
 
 class Notices(Protocol):
@@ -120,6 +134,13 @@ class Coord(Protocol):
 
     async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
         """The task that holds the key has been published. Does nothing when another holds it by now."""
+        ...
+
+    # -- attempts
+
+    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
+        """Whether this copy of a task may run its attempt; remembered for `ttl_s`. False: a later attempt has begun, or
+        this one in another copy, or in a later republish of the same. Asked again with the same it says the same."""
         ...
 
     # -- dead letters

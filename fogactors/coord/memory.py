@@ -25,6 +25,7 @@ from fogactors.coord.base import (
     RESULT_TTL_S,
     BeatWriter,
     Claim,
+    Copy,
     Lease,
     Notices,
     Recorded,
@@ -66,6 +67,7 @@ class MemoryStore:
         self._results: Expiring[TaskResult] = Expiring(clock)
         self._cancelled: Expiring[tuple[str, int]] = Expiring(clock)
         self._claims: Expiring[Claim] = Expiring(clock)
+        self._attempts: Expiring[Copy] = Expiring(clock)
         self._leases: Expiring[Lease] = Expiring(clock)
         self._beats: Expiring[Beat] = Expiring(clock)
         # Beats alone are written from other threads; everything else belongs to the loop and needs no lock.
@@ -77,10 +79,10 @@ class MemoryStore:
         self.letters = LetterTable()
 
     def expire_now(
-        self, what: Literal["results", "leases", "beats", "claims", "cancelled"], key: str | None = None
+        self, what: Literal["results", "leases", "beats", "claims", "cancelled", "attempts"], key: str | None = None
     ) -> None:
-        """Let an entry run out at once: a task id, a lease's name, `<node>/<role>`, an idempotency key or
-        `<generation>:<task id>`; without `key`, all."""
+        """Let an entry run out at once: a task id, a lease's name, `<node>/<role>`, an idempotency key or (cancelled,
+        attempts) `<generation>:<task id>`; without `key`, all."""
         with self._beats_lock:
             entries = self._expiring()[what]
             if key is None:
@@ -100,6 +102,7 @@ class MemoryStore:
             "beats": self._beats,
             "claims": self._claims,
             "cancelled": self._cancelled,
+            "attempts": self._attempts,
         }
 
     # What clients do. Each step is one piece without an await, as a Redis script is.
@@ -148,6 +151,16 @@ class MemoryStore:
         held = self._claims.get(key)
         if held is None or held.task_id == task_id:
             self._claims.put(key, Claim(task_id, confirmed=True), ttl_s)
+
+    def begin(self, mine: Copy, ttl_s: float) -> bool:
+        key = f"{mine.generation}:{mine.task_id}"
+        begun = self._attempts.get(key)
+        if begun is not None and begun.attempt >= mine.attempt:
+            same = (begun.attempt, begun.mark) == (mine.attempt, mine.mark)
+            if not same or begun.hops > mine.hops:
+                return False
+        self._attempts.put(key, mine, ttl_s)
+        return True
 
     def publish(self, channel: str, payload: str) -> None:
         for listener in self._listeners.get(channel, ()):
@@ -298,6 +311,9 @@ class MemoryCoord:
 
     async def claim(self, key: str, task_id: str, *, ttl_s: float) -> Claim:
         return (await self._reach(storing=True)).claim(key, task_id, ttl_s)
+
+    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
+        return (await self._reach(storing=True)).begin(copy, ttl_s)
 
     async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
         (await self._reach(storing=True)).confirm(key, task_id, ttl_s)

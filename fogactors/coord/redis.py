@@ -27,6 +27,7 @@ from fogactors.coord.base import (
     RESULT_TTL_S,
     BeatWriter,
     Claim,
+    Copy,
     Lease,
     Notices,
     Recorded,
@@ -153,6 +154,12 @@ class RedisCoord:
 
     async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
         await self._script("confirm an idempotency key", scripts.CONFIRM, [_once(key)], [task_id, _ms(ttl_s)])
+
+    # -- attempts
+
+    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
+        key, args = f"fog:attempt:{copy.generation}:{copy.task_id}", [copy.attempt, copy.mark, copy.hops, _ms(ttl_s)]
+        return bool(await self._script("begin an attempt", scripts.BEGIN, [key], args))
 
     # -- dead letters
 

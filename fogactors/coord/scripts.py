@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACQUIRE", "CANCEL", "CANCELLED", "CLAIM", "CONFIRM", "LEAVE", "RECORD", "RELEASE", "RENEW"]
+__all__ = ["ACQUIRE", "BEGIN", "CANCEL", "CANCELLED", "CLAIM", "CONFIRM", "LEAVE", "RECORD", "RELEASE", "RENEW"]
 
 RECORD: Final = """
 -- For each result KEYS: result. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was one, or
@@ -90,6 +90,18 @@ if not held() then redis.call('SET', KEYS[1], 'p:' .. ARGV[1], 'PX', ARGV[2]) en
 return redis.call('GET', KEYS[1])
 """
 )
+
+BEGIN: Final = """
+-- KEYS: attempt. ARGV: attempt, mark, hops, ttl in ms. 1: it may run, 0: a later one has begun, or another copy.
+local known = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''
+local attempt, hops, mark = string.match(known, '^(%d+) (%d+) (.*)$')
+if attempt then
+  local begun, mine = tonumber(attempt), tonumber(ARGV[1])
+  if begun > mine or (begun == mine and (mark ~= ARGV[2] or tonumber(hops) > tonumber(ARGV[3]))) then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ARGV[4])
+return 1
+"""
 
 CONFIRM: Final = (
     _CLAIMS

@@ -70,7 +70,8 @@ class TaskHandedBack(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateResult(TaskEvent):
-    """It ran, or came, once more after it had been recorded; the record stays."""
+    """It ran, or came, once more after it had been recorded, or after another copy of it had come as far; the record
+    stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from fogactors.bus.base import Bus, Delivery
 from fogactors.coord.base import Coord
 from fogactors.core import Actor, Exit, StopRequested
 from fogactors.errors import ActorError, BusError
+from fogactors.messages import Task
 from fogactors.tasks.admission import Admission, Refused, early_by, is_suspect, may_have_run
 from fogactors.tasks.attempt import Cancelled, NotRun, Outcome
 from fogactors.tasks.budget import MemoryBudget
@@ -85,7 +86,7 @@ class TierExecutor(Actor[Any]):
         self._will_look = False
         self._tasks: TaskGroup
         self._jobs: Jobs
-        self._cancelled = Cancellations(coord, self._look_for_cancelled)
+        self._cancelled = Cancellations(coord, lambda: self._cancel(self._cancelled.__contains__))
 
     # -- the life of an executor
 
@@ -136,14 +137,13 @@ class TierExecutor(Actor[Any]):
             case Delivered(subscription, delivery):
                 self._take(subscription, delivery)
             case GetLoad():
-                return self._hand.load(helping=self._intake.helping, unrecorded=self._settler.unrecorded)
+                return self._hand.load(helping=self._intake.helping, unrecorded=self._settler.store.unrecorded)
             case Where(task_id):
                 return self._where(task_id)
             case Cancel(task_id):
                 where = self._where(task_id)
                 self._jobs.start(self._cancelled.told, task_id)
-                for held in self._hand.cancel(task_id):
-                    self._jobs.start(self._settle, held, Cancelled())
+                self._cancel(lambda task: task.id == task_id)
                 return where
             case Refresh():
                 self._jobs.start(self._cancelled.refresh)
@@ -163,7 +163,7 @@ class TierExecutor(Actor[Any]):
             case _ if message is _TICK:
                 await self._help_or_not()
                 self._give_up_waiting()
-                self._jobs.start(self._settler.look_for_store)
+                self._jobs.start(self._settler.store.look)
             case _:
                 self._will_look = False  # _LOOK: what follows every message
         inbox = self.ctx.mailbox.items
@@ -211,34 +211,37 @@ class TierExecutor(Actor[Any]):
 
     async def _refuse(self, refused: Refused) -> None:
         self.ctx.emit(refused.event(self._config.worker))
-        try:
-            await self._settler.refuse(refused.delivery, refused.letter, refused.task)
-        except BusError:
-            await refused.delivery.requeue()
+        delivery, letter = refused.delivery, refused.letter
+        await self._settler.surely(delivery, lambda: self._settler.refuse(delivery, letter, refused.task))
         await self._intake.settled(refused.subscription)
 
     async def _look_up(self, held: Held) -> None:
         """A task that may have run before, or came before its time."""
-        rest_s = early_by(held, self._now())
-        try:
-            if rest_s > 0:
-                await self._settler.put_off(held, rest_s)
-            elif (record := await self._settler.recorded(held.task)) is not None:
-                await (self._settler.cancelled if record.state == "cancelled" else self._settler.duplicate)(held)
-            elif self._refuses is not None:
-                await self._settler.hand_back(held, self._refuses)
-            else:
-                if is_suspect(held):
-                    self._isolate(held)
-                self._hand.put(held)
-                self._look()
-                return
-        except BusError:
-            await held.delivery.requeue()
-        await self._settled(held)
+        if await self._settler.surely(held.delivery, lambda: self._settle_unrun(held)) is False:
+            if is_suspect(held):
+                self._isolate(held)
+            self._hand.put(held)
+            self._look()
+        else:
+            await self._settled(held)
 
-    def _look_for_cancelled(self) -> None:
-        for held in self._hand.pull(lambda held: held.task in self._cancelled):
+    async def _settle_unrun(self, held: Held) -> bool:
+        """Settle it if it is not to run here and now. Raises `BusError`."""
+        rest_s = early_by(held, self._now())
+        if rest_s > 0:
+            await self._settler.put_off(held, rest_s)
+        elif await self._settler.ended_before(held):
+            return True
+        elif held.task in self._cancelled:  # while it was being looked up
+            await self._settler.cancelled(held)
+        elif self._refuses is not None:
+            await self._settler.hand_back(held, self._refuses)
+        else:
+            return False
+        return True
+
+    def _cancel(self, which: Callable[[Task], bool]) -> None:
+        for held in self._hand.cancel(which):
             self._jobs.start(self._settle, held, Cancelled())
 
     def _give_up_waiting(self) -> None:
@@ -288,12 +291,7 @@ class TierExecutor(Actor[Any]):
                 release()
 
     async def _settle(self, held: Held, outcome: Outcome) -> None:
-        try:
-            await self._settler.settle(held, outcome)
-        except BusError:
-            # Its end could not be published. If the connection is gone this does nothing, and the broker delivers
-            # again; if a queue is full it comes again at the cost of one delivery.
-            await held.delivery.requeue()
+        await self._settler.surely(held.delivery, lambda: self._settler.settle(held, outcome))
         await self._settled(held)
 
     async def _settled(self, held: Held) -> None:

@@ -15,6 +15,7 @@ from fogactors.tasks.intake import Delivered, Intake, Lost, Subscription, Unopen
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.runner import Runner
 from fogactors.tasks.settle import Settler
+from fogactors.tasks.store import Store
 from fogactors.tasks.tiers import Tiers
 from fogactors.tasks.watchdog import Watchdog
 
@@ -50,15 +51,9 @@ class Parts:
         attempt = Attempt(
             pool, inline_bytes=config.result_inline_bytes, time_limit_s=config.time_limit_s, rng=context.system.rng
         )
-        settler = Settler(
-            bus,
-            coord,
-            worker=config.worker,
-            emit=context.emit,
-            now=config.now,
-            result_ttl_s=config.result_ttl_s,
-            publish_timeout_s=config.publish_timeout_s,
-        )
+        worker, emit, now = config.worker, context.emit, config.now
+        store = Store(coord, worker=worker, emit=emit, now=now, result_ttl_s=config.result_ttl_s)
+        settler = Settler(bus, store, worker=worker, emit=emit, now=now, publish_timeout_s=config.publish_timeout_s)
         watchdog = Watchdog(
             bus,
             intake,

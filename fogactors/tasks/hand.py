@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from fogactors.messages import Task
 from fogactors.tasks.budget import Claimant
 from fogactors.tasks.policy import Lane, Turn, choose, lanes
 from fogactors.tasks.requests import TaskWhere
@@ -81,13 +82,13 @@ class Hand:
             worker=worker,
         )
 
-    def cancel(self, task_id: str) -> list[Held]:
-        """Stop it if it runs; returns what waited, taken out."""
+    def cancel(self, which: Callable[[Task], bool]) -> list[Held]:
+        """Stop those that run; returns those that waited, taken out."""
         for held in self._running:
-            if held.task.id == task_id and held.scope is not None:
+            if which(held.task) and held.scope is not None:
                 held.cancelled = True
                 held.scope.cancel()
-        return self.pull(lambda held: held.task.id == task_id)
+        return self.pull(lambda held: which(held.task))
 
     def put(self, held: Held) -> None:
         """At the end of its lane."""

@@ -14,22 +14,21 @@ twice, it is never lost, and the record stays one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from fogactors.bus.base import Bus, Delivery, Message
-from fogactors.coord.base import Coord
-from fogactors.errors import CoordError, WireError
+from fogactors.coord.base import Recorded
+from fogactors.errors import BusError
 from fogactors.messages import DeadLetter, Task, TaskResult
 from fogactors.tasks.attempt import Cancelled, Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
 from fogactors.tasks.deadletter import of_task, publish_letter, result_of
 from fogactors.tasks.events import (
     DuplicateResult,
-    ResultUnrecorded,
     TaskDeadLettered,
     TaskEnded,
     TaskHandedBack,
@@ -40,6 +39,7 @@ from fogactors.tasks.failures import brief
 from fogactors.tasks.feed import announce
 from fogactors.tasks.policy import Lane
 from fogactors.tasks.retry import step_for
+from fogactors.tasks.store import Store
 from fogactors.tasks.tiers import Amount
 from fogactors.wire.codec import amend, encode
 from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, RETRY_STEPS_S, due_queue, retry_exchange
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Held", "Settler", "crashes", "facts"]
 
-COORD_TIMEOUT_S: Final = 1.0
-"""How long the store may be silent before a result takes the other road."""
-ASK_AGAIN_S: Final = 1.0
-"""How often a store that was away is asked whether it is back. Everything in between takes the other road at once:
-one that hangs instead of refusing would cost each task `COORD_TIMEOUT_S` of its slot."""
+
+STEP_AGAIN_S: Final = 0.1
+"""Before the second try to publish what settles a task; twice as long before each further one."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -91,25 +91,36 @@ class Settler:
     def __init__(
         self,
         bus: Bus,
-        coord: Coord,
+        store: Store,
         *,
         worker: str,
         emit: Callable[[object], None],
         now: Callable[[], datetime],
-        result_ttl_s: float,
         publish_timeout_s: float,
     ) -> None:
         self._bus = bus
-        self._coord = coord
+        self.store = store
         self._worker = worker
         self._emit = emit
         self._now = now
-        self._result_ttl_s = result_ttl_s
         self._publish_timeout_s = publish_timeout_s
-        self.unrecorded = 0
-        """Results that took the other road."""
-        self._coord_away = False
-        self._ask_again_at = 0.0
+
+    async def surely(self, delivery: Delivery, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Take a step that settles a delivery, and when its publish is refused, again, for as long as a publish may
+        take; then give it back at the cost of one delivery, and return `None`. Requeued at once, a task would meet
+        the same refusal three more times within a tenth of a second, and be given up for it.
+        """
+        wait_s, until = STEP_AGAIN_S, anyio.current_time() + self._publish_timeout_s
+        while True:
+            try:
+                return await step()
+            except BusError:
+                if not self._bus.is_open or anyio.current_time() + wait_s > until:
+                    # If the connection is gone this does nothing, and the broker delivers again.
+                    await delivery.requeue()
+                    return None
+            await anyio.sleep(wait_s)
+            wait_s *= 2
 
     async def settle(self, held: Held, outcome: Outcome) -> None:
         """What its outcome asks for. Raises `BusError`: then nothing is settled."""
@@ -135,7 +146,7 @@ class Settler:
         """Raises `BusError`."""
         result = self._result(held, "cancelled")
         if await self._write(result) == "duplicate":
-            known = await self.recorded(held.task)
+            known = await self.store.result(held.task)
             if known is None or known.state != "cancelled":
                 return await self.duplicate(held)
         # Whoever cancelled it has recorded that already; that it is over is still news.
@@ -189,21 +200,17 @@ class Settler:
         await self._put_back(held, rest_s)
         await held.delivery.ack()
 
-    async def recorded(self, task: Task) -> TaskResult | None:
-        """The record of this generation of the task, if there is one. When the store does not say, it runs: twice is
-        allowed, and the record stays one."""
-        if not self._may_ask():
-            return None
-        try:
-            with anyio.fail_after(COORD_TIMEOUT_S):
-                result = await self._coord.result(task.id)
-        except WireError:  # a record that cannot be read says nothing
-            return None
-        except (CoordError, TimeoutError) as away:
-            self._tell_coord(away=True, error=str(away) or f"silent for {COORD_TIMEOUT_S:g} s")
-            return None
-        self._tell_coord(away=False)
-        return result if result is not None and result.generation >= task.generation else None
+    async def ended_before(self, held: Held) -> bool:
+        """For a task that may have run before: settle it if it is over, or if another copy of it has come as far or
+        further. Raises `BusError`."""
+        record = await self.store.result(held.task)
+        if record is not None:
+            await (self.cancelled if record.state == "cancelled" else self.duplicate)(held)
+        elif await self.store.begins(held.task, held.limit_s):
+            return False
+        else:
+            await self.duplicate(held)
+        return True
 
     async def duplicate(self, held: Held) -> None:
         self._emit(DuplicateResult(**self._facts(held)))
@@ -222,43 +229,12 @@ class Settler:
         self._emit(TaskEnded(**self._facts(held), state=result.state, run_s=run_s))
         await self._announce(result, held.task.reply_to)
 
-    async def _write(self, result: TaskResult) -> str:
-        error = f"silent for {COORD_TIMEOUT_S:g} s"
-        if self._may_ask():
-            # Not fail_after: its two context managers cost as much as the scope that they put around this.
-            with anyio.move_on_after(COORD_TIMEOUT_S):
-                try:
-                    outcome = await self._coord.record(result, ttl_s=self._result_ttl_s)
-                    self._tell_coord(away=False)
-                    return outcome
-                except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
-                    error = str(away)
-            self._tell_coord(away=True, error=error)
-        await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
-        self.unrecorded += 1
-        return "recorded"
-
-    async def look_for_store(self) -> None:
-        """See whether it is back, if it was away and it is time; so that its end is told also when no result comes."""
-        if self._coord_away and self._may_ask():
-            try:
-                with anyio.fail_after(COORD_TIMEOUT_S):
-                    await self._coord.result("")
-            except WireError:
-                pass
-            except (CoordError, TimeoutError):
-                return
-            self._tell_coord(away=False)
-
-    def _may_ask(self) -> bool:
-        """Whether the store is there, or it is time to see whether it is back; then the caller is the one who sees."""
-        if not self._coord_away:
-            return True
-        now = anyio.current_time()
-        if now < self._ask_again_at:
-            return False
-        self._ask_again_at = now + COORD_TIMEOUT_S + ASK_AGAIN_S
-        return True
+    async def _write(self, result: TaskResult) -> Recorded:
+        outcome = await self.store.record(result)
+        if outcome is None:
+            await self._publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+            self.store.unrecorded += 1
+        return outcome or "recorded"
 
     async def _announce(self, result: TaskResult, reply_to: str | None) -> None:
         await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)
@@ -296,14 +272,6 @@ class Settler:
         await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)
 
     # -- facts
-
-    def _tell_coord(self, *, away: bool, error: str = "") -> None:
-        if away:
-            self._ask_again_at = anyio.current_time() + ASK_AGAIN_S
-        if away != self._coord_away:
-            self._coord_away = away
-            at, count = self._now(), self.unrecorded
-            self._emit(ResultUnrecorded(at=at, worker=self._worker, away=away, unrecorded=count, error=error))
 
     def _result(self, held: Held, state: Any, *, value: Any = None) -> TaskResult:
         task = held.task

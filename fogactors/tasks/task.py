@@ -79,10 +79,12 @@ class _Settings(Struct, frozen=True, kw_only=True):
             amount = cast("float | None", getattr(self, field))
             if amount is not None and not 0 < amount < math.inf:
                 raise TaskDefinitionError(f"{field} must be a number above 0, not {amount!r}")
-        for field in ("deadline_s", "delay_s"):  # bounded, because they are added to a time
-            seconds = cast("float | None", getattr(self, field))
-            if seconds is not None and not 0 <= seconds <= MAX_DELAY_S:
-                raise TaskDefinitionError(f"{field} must be from 0 to {MAX_DELAY_S:.0f} seconds, not {seconds!r}")
+        if self.deadline_s is not None and not 0 < self.deadline_s <= MAX_DELAY_S:  # both are added to a time
+            raise TaskDefinitionError(
+                f"deadline_s must be above 0 and at most {MAX_DELAY_S:.0f} seconds, not {self.deadline_s!r}"
+            )
+        if self.delay_s is not None and not 0 <= self.delay_s <= MAX_DELAY_S:
+            raise TaskDefinitionError(f"delay_s must be from 0 to {MAX_DELAY_S:.0f} seconds, not {self.delay_s!r}")
         if self.not_before is not None and self.not_before.tzinfo is None:
             raise TaskDefinitionError("not_before must have a time zone, as in datetime.now(UTC)")
         if self.not_before is not None and self.delay_s is not None:

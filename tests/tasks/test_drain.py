@@ -119,7 +119,7 @@ async def test_every_priority_goes_back_to_its_own_queue():
 
 
 async def test_a_refused_hand_back_costs_a_delivery_but_loses_nothing():
-    async with fog(drain_s=0.05) as system:
+    async with fog(drain_s=0.05, publish_timeout_s=0.05) as system:
         handle = await system.submit(tasks.hold, "a", "never")
         await system.recorder.wait_for(TaskStarted)
         system.broker.faults.refuse("retry.1")

@@ -7,7 +7,7 @@ import pytest
 from fogactors.core import ActorExited
 from fogactors.errors import TaskFailed
 from fogactors.messages import TaskResult
-from fogactors.tasks import settle
+from fogactors.tasks import store
 from fogactors.tasks.events import DuplicateResult, ResultUnrecorded, TaskDeadLettered, TaskEnded
 from fogactors.tasks.feed import announce
 from fogactors.testing.kit import eventually
@@ -55,7 +55,7 @@ async def test_a_store_that_hangs_is_away_after_a_while():
 
 
 async def test_a_store_that_hangs_costs_few_tasks_their_time(monkeypatch):
-    monkeypatch.setattr(settle, "ASK_AGAIN_S", 60.0)
+    monkeypatch.setattr(store, "ASK_AGAIN_S", 60.0)
     hanging = []
 
     def hang(coord):
@@ -73,10 +73,22 @@ async def test_a_store_that_hangs_costs_few_tasks_their_time(monkeypatch):
             each.hangs = False
 
 
-async def test_without_a_place_for_its_result_a_task_is_not_acked():
+async def test_a_result_that_is_refused_is_tried_again_before_its_task_is_given_back():
     async with fog() as system:
         system.store.away = True
-        system.broker.faults.refuse("results.pending")
+        system.broker.faults.refuse("results.pending", 2)
+        handle = await system.submit(tasks.note, "a")
+        await system.recorder.wait_for(TaskEnded)
+        system.store.away = False
+        assert await handle.result(5) == "a"
+        assert tasks.runs["a"] == 1
+        await nothing_in_hand(system)
+
+
+async def test_without_a_place_for_its_result_a_task_is_not_acked():
+    async with fog(publish_timeout_s=0.15) as system:
+        system.store.away = True
+        system.broker.faults.refuse("results.pending", 2)
         handle = await system.submit(tasks.note, "a")
         await eventually(lambda: tasks.runs["a"] == 2, "it runs again")
         system.store.away = False
