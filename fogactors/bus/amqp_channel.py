@@ -66,11 +66,15 @@ class AmqpConsumer:
 
     async def cancel(self) -> None:
         if self._taking:
-            self._taking = False
             self._on_lost = None
-            if self.usable:
-                with Call(f"cancel the consumer of {self.queue}", CLOSE_TIMEOUT_S):
-                    await self.channel.basic_cancel(self._tag)
+            try:
+                if self.usable:
+                    with Call(f"cancel the consumer of {self.queue}", CLOSE_TIMEOUT_S):
+                        await self.channel.basic_cancel(self._tag)
+            finally:
+                # Not before the broker's answer: what is on its way would stay unsettled, and the broker would charge
+                # it a delivery when the channel is closed. What was sent before the answer is here before it.
+                self._taking = False
 
     async def close(self) -> None:
         self.detach()
