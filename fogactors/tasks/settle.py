@@ -110,12 +110,14 @@ class Settler:
         take; then give it back at the cost of one delivery, and return `None`. Requeued at once, a task would meet
         the same refusal three more times within a tenth of a second, and be given up for it.
         """
-        wait_s, until = STEP_AGAIN_S, anyio.current_time() + self._publish_timeout_s
+        wait_s, until = STEP_AGAIN_S, 0.0
         while True:
             try:
                 return await step()
             except BusError:
-                if not self._bus.is_open or anyio.current_time() + wait_s > until:
+                now = anyio.current_time()
+                until = until or now + self._publish_timeout_s
+                if not self._bus.is_open or now + wait_s > until:
                     # If the connection is gone this does nothing, and the broker delivers again.
                     await delivery.requeue()
                     return None

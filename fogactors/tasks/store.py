@@ -22,6 +22,9 @@ ASK_AGAIN_S: Final = 1.0
 """How often a store that was away is asked whether it is back. Everything in between takes the other road at once:
 one that hangs instead of refusing would cost each task `COORD_TIMEOUT_S` of its slot."""
 
+_NOBODY: Final = Copy("", 0, 0, "", 0)
+# To write something is to know that results can be written.
+
 T = TypeVar("T")
 
 
@@ -54,7 +57,7 @@ class Store:
     async def result(self, task: Task) -> TaskResult | None:
         """The record of this generation of a task, or of a newer one. When the store does not say, `None`: to run it
         twice is allowed, and the record stays one."""
-        result = await self._ask(lambda: self._coord.result(task.id))
+        result = await self._ask(lambda: self._coord.result(task.id), reads=True)
         return result if result is not None and result.generation >= task.generation else None
 
     async def begins(self, task: Task, limit_s: float) -> bool:
@@ -68,9 +71,9 @@ class Store:
     async def look(self) -> None:
         """See whether it is back, if it was away and it is time; so that its end is told also when nobody asks."""
         if self._away:
-            await self._ask(lambda: self._coord.result(""))
+            await self._ask(lambda: self._coord.begin(_NOBODY, ttl_s=1.0))
 
-    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T | None:
+    async def _ask(self, question: Callable[[], Awaitable[T]], *, reads: bool = False) -> T | None:
         if self._away:
             now = anyio.current_time()
             if now < self._ask_again_at:
@@ -88,7 +91,8 @@ class Store:
                 error = ""
             except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
                 error = str(away) or type(away).__name__
-        self._tell(error)
+        if error or not reads:  # a store that is full can be read and takes no results
+            self._tell(error)
         return answer
 
     def _tell(self, error: str) -> None:

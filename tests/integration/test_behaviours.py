@@ -218,7 +218,7 @@ async def test_a_task_whose_retries_are_never_taken_is_given_up_by_the_broker_as
     fog, bare, restricted, tmp_path
 ):
     (tmp_path / "go").touch()
-    executor = await fog.executor(services=bare.as_user(restricted, restricted))
+    executor = await fog.executor(services=bare.as_user(restricted, restricted), BUS__PUBLISH_TIMEOUT_S="0.5")
     async with submitting(bare) as submitter, connected(bare) as bus:
         handle = await submitter.submit(tasks.fail, tmp_path)
         letters: list[Delivery] = []
