@@ -26,8 +26,9 @@ def tree(context: RoleContext, tier: str) -> SupervisorSpec:
     name = f"tier-executor-{tier}"
     bus = context.make_bus(name)
     switch = Switch()
-    slots = context.tiers.get(tier).slots
-    helped = 3 * len(context.tiers.smaller_than(tier))
+    # All that the broker may deliver at once: so no delivery finds the mailbox full, and no task that is small enough
+    # to run beside many others waits for a process.
+    most = 3 * (config.prefetch(context.tiers) + len(context.tiers.smaller_than(tier)))
     executor = ChildSpec(
         id=EXECUTOR,
         factory=lambda: TierExecutor(
@@ -36,13 +37,12 @@ def tree(context: RoleContext, tier: str) -> SupervisorSpec:
             context.coord,
             context.registry,
             context.tiers,
-            lambda: context.make_pool(slots),
+            lambda: context.make_pool(most),
             switch,
             context.memory,
         ),
         shutdown_s=config.drain_s + DRAIN_MARGIN_S,
-        # All that the broker may deliver at once fits, so a delivery never finds the mailbox full.
-        mailbox=max(context.mailbox, 2 * (3 * config.prefetch(context.tiers) + helped)),
+        mailbox=max(context.mailbox, 2 * most),
     )
     return controlled(context, name, bus, executor, _ORDERS, listens=_listens)
 

@@ -20,9 +20,10 @@ from fogactors.messages import DeadLetter, Reason, Task
 from fogactors.tasks.attempt import GaveUp
 from fogactors.tasks.deadletter import from_delivery, of_task
 from fogactors.tasks.events import TaskRefused
+from fogactors.tasks.executor_config import ExecutorConfig
 from fogactors.tasks.failures import brief, error_info
 from fogactors.tasks.intake import Subscription
-from fogactors.tasks.limits import too_long
+from fogactors.tasks.limits import longest_s, too_long
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.retry import close_enough
 from fogactors.tasks.settle import Held, crashes
@@ -64,17 +65,15 @@ class Refused:
 
 
 class Admission:
-    """Reads deliveries for one executor. `max_body`: bytes; ours never publish more, but others may. `time_limit_s`: of
-    a task that states none; `longest_s`: what the broker's patience leaves for one."""
+    """Reads deliveries for one executor. Of its `config` it needs `max_body_bytes`, because ours never publish more but
+    others may, the time limit of a task that states none, and the broker's patience."""
 
-    def __init__(
-        self, registry: Registry, tiers: Tiers, *, max_body: int, time_limit_s: float, longest_s: float
-    ) -> None:
+    def __init__(self, registry: Registry, tiers: Tiers, config: ExecutorConfig) -> None:
         self._registry = registry
         self._tiers = tiers
-        self._max_body = max_body
-        self._time_limit_s = time_limit_s
-        self._longest_s = longest_s
+        self._max_body = config.max_body_bytes
+        self._time_limit_s = config.time_limit_s
+        self._longest_s = longest_s(config.consumer_timeout_s)
 
     def read(self, subscription: Subscription, delivery: Delivery, *, at: datetime, since: float) -> Held | Refused:
         """`at`: wall clock, for a dead letter; `since`: the loop's clock, from which the task has waited here."""

@@ -20,56 +20,64 @@ __all__ = ["Cancellations"]
 
 LOAD_TIMEOUT_S: Final = 1.0
 """How long an executor that starts waits for the store before it takes work without knowing."""
+LOAD_ALL_S: Final = 30.0
+"""How long the store may take for all of them: a hundred thousand take a third of a second, on a small machine more."""
 LATER_S: Final = 1.0
-MOST: Final = 100_000
-"""Told and kept. The store has them all; they are loaded again with each connection."""
+MOST_TOLD: Final = 100_000
+"""Told and not yet known from the store, which has them all; they are loaded again with each connection."""
 
 
 class Cancellations:
-    """For one executor. `loaded` is called when the store's answer came after work had been taken, and what waits is to
-    be looked through."""
+    """For one executor. `changed` is called when more became known, and what is in hand is to be looked through."""
 
-    def __init__(self, coord: Coord, loaded: Callable[[], None]) -> None:
+    def __init__(self, coord: Coord, changed: Callable[[], None]) -> None:
         self._coord = coord
-        self._loaded = loaded
-        self._known: dict[str, int] = {}
-        self._is_loaded = False
+        self._changed = changed
+        self._recorded: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._stale = anyio.Event()
+        self._loaded = anyio.Event()
 
     def __contains__(self, task: Task) -> bool:
-        generation = self._known.get(task.id)
-        return generation is not None and task.generation <= generation
+        return task.generation <= max(self._recorded.get(task.id, -1), self._told.get(task.id, -1))
 
-    async def load(self) -> None:
-        """Ask the store, but not for longer than `LOAD_TIMEOUT_S`."""
-        with anyio.move_on_after(LOAD_TIMEOUT_S):
+    async def run(self) -> None:
+        """Keep what the store knows, for as long as the executor lives."""
+        while True:
+            self._stale = anyio.Event()  # before it is asked, so that nothing is missed that comes meanwhile
             try:
-                found = await self._coord.cancelled()
-            except CoordError:
-                return
-            self._known = found | self._known
-            self._is_loaded = True
+                with anyio.fail_after(LOAD_ALL_S):
+                    self._recorded = await self._coord.cancelled()
+            except (CoordError, TimeoutError):
+                await anyio.sleep(LATER_S)
+                continue
+            self._loaded.set()
+            self._changed()
+            await self._stale.wait()
 
-    async def load_late(self) -> None:
-        """Until it has been loaded."""
-        while not self._is_loaded:
-            await anyio.sleep(LATER_S)
-            await self.refresh()
+    async def wait_loaded(self) -> None:
+        """Until the store has answered, but not for longer than `LOAD_TIMEOUT_S`."""
+        with anyio.move_on_after(LOAD_TIMEOUT_S):
+            await self._loaded.wait()
 
-    async def refresh(self) -> None:
+    def refresh(self) -> None:
         """Ask the store again."""
-        await self.load()
-        self._loaded()
+        self._stale.set()
 
-    async def told(self, task_id: str) -> None:
-        """The order does not say which generation it means. A replay has a newer one and is no cancelled task, so the
-        store is asked; until it answers, and when it does not, the order means the task as it was first submitted."""
-        self._known.setdefault(task_id, 0)
-        while len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
+    def hear(self, task_id: str) -> None:
+        """An order has come. It does not say which generation it means; until `ask` knows better, and when it does
+        not, the task as it was first submitted. At once: its delivery may be the very next message."""
+        self._told.setdefault(task_id, 0)
+        while len(self._told) > MOST_TOLD:
+            del self._told[next(iter(self._told))]
+
+    async def ask(self, task_id: str) -> None:
+        """Which generation an order meant: a replay has a newer one, and is no cancelled task."""
         try:
             with anyio.fail_after(LOAD_TIMEOUT_S):
                 result = await self._coord.result(task_id)
         except (CoordError, WireError, TimeoutError):
             return
-        if result is not None and result.state == "cancelled" and task_id in self._known:
-            self._known[task_id] = result.generation
+        if result is not None and result.state == "cancelled" and result.generation > self._told.get(task_id, -1):
+            self._told[task_id] = result.generation
+            self._changed()

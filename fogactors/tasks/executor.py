@@ -7,7 +7,7 @@ finish within `drain_s`, and the rest is cancelled and handed back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -31,7 +31,6 @@ from fogactors.tasks.hand import Hand, Load
 from fogactors.tasks.intake import Delivered, Lost, Subscription, Unopened
 from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.jobs import Jobs
-from fogactors.tasks.limits import longest_s
 from fogactors.tasks.policy import should_help
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.requests import Cancel, GetLoad, Pause, Refresh, Resume, Switch, TaskWhere, Where
@@ -71,13 +70,7 @@ class TierExecutor(Actor[Any]):
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
-        self._admission = Admission(
-            registry,
-            tiers,
-            max_body=config.max_body_bytes,
-            time_limit_s=config.time_limit_s,
-            longest_s=longest_s(config.consumer_timeout_s),
-        )
+        self._admission = Admission(registry, tiers, config)
         self._make_pool = make_pool
         self._hand = Hand(tiers, config.tier, config.guarantee_every, self._memory)
         self._free_since: float | None = None
@@ -112,6 +105,7 @@ class TierExecutor(Actor[Any]):
             self._jobs = Jobs(tasks, self.ctx.mailbox.put_system)
             try:
                 # Not in on_start: an executor is up before its first delivery, so that no delivery finds it down.
+                tasks.start_soon(self._cancelled.run)
                 tasks.start_soon(self._begin)
                 tasks.start_soon(self._watchdog.run)
                 tick_s = min(TICK_S, max(self._config.help_after_s, 0.05)) if self._intake.can_help else TICK_S
@@ -120,17 +114,19 @@ class TierExecutor(Actor[Any]):
             except Exception as error:
                 end = error
             if isinstance(end, StopRequested):
-                await self._drain()
+                end = await self._drain() or end
             tasks.cancel_scope.cancel()
         if end is not None:
             raise end
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: A002
+        # Side by side: a broker that is slow must not cost processes their end.
+        with anyio.move_on_after(KILL_S, shield=True):
+            async with anyio.create_task_group() as ends:
+                ends.start_soon(self._intake.close)
+                ends.start_soon(self._pool.close)
         if self._memory is not None:
             self._memory.close()
-        with anyio.move_on_after(KILL_S, shield=True):
-            await self._intake.close()
-            await self._pool.close()
 
     async def handle(self, message: Any) -> Load | TaskWhere | None:
         match message:
@@ -138,15 +134,15 @@ class TierExecutor(Actor[Any]):
                 self._take(subscription, delivery)
             case GetLoad():
                 return self._hand.load(helping=self._intake.helping, unrecorded=self._settler.store.unrecorded)
-            case Where(task_id):
-                return self._where(task_id)
-            case Cancel(task_id):
-                where = self._where(task_id)
-                self._jobs.start(self._cancelled.told, task_id)
-                self._cancel(lambda task: task.id == task_id)
+            case Where(task_id) | Cancel(task_id):
+                where = self._hand.where(task_id, self._config.worker, self._now(), self.ctx.now())
+                if isinstance(message, Cancel):
+                    self._cancelled.hear(task_id)
+                    self._jobs.start(self._cancelled.ask, task_id)
+                    self._cancel(lambda task: task.id == task_id)
                 return where
             case Refresh():
-                self._jobs.start(self._cancelled.refresh)
+                self._cancelled.refresh()
             case Pause():
                 await self._pause()
             case Resume():
@@ -172,10 +168,9 @@ class TierExecutor(Actor[Any]):
         return None
 
     async def _begin(self) -> None:
-        await self._cancelled.load()
+        await self._cancelled.wait_loaded()
         if self._refuses is None and not self._intake.opened:
             self._intake.open_own(self._tasks)
-        await self._cancelled.load_late()
 
     @property
     def _refuses(self) -> str | None:
@@ -351,7 +346,10 @@ class TierExecutor(Actor[Any]):
         if wanted and not helping and self._bus.is_open:
             try:
                 await self._intake.open_helping()
+                opened = self._refuses is None  # what refuses since then has not seen all of them
             except BusError:  # one of their queues cannot be had: then not this time
+                opened = False
+            if not opened:
                 await self._intake.cancel_helping()
         elif helping and not wanted:
             await self._intake.cancel_helping()
@@ -361,26 +359,33 @@ class TierExecutor(Actor[Any]):
 
     # -- draining
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> Exception | None:
         """Bounded by `drain_s` and `KILL_S`; ends at once when the connection does, because what is in hand is the
-        broker's again then."""
+        broker's again then. Meanwhile it is asked and told as ever: a drain is when an operator looks, and cancels; and
+        what was on its way to us is ours to hand back."""
+        self._draining = True
+        failure: Exception | None = None
         async with anyio.create_task_group() as drain:
 
-            async def watch() -> None:
-                await self._bus.wait_lost()
+            async def until(end: Callable[[], Awaitable[object]]) -> None:
+                nonlocal failure
+                try:
+                    await end()
+                except Exception as error:  # out of the group by hand, or it would come out wrapped
+                    failure = error
                 drain.cancel_scope.cancel()
 
-            drain.start_soon(watch)
-            await self._let_go()
-            drain.cancel_scope.cancel()
+            for end in (self._bus.wait_lost, self._serve, self._let_go):
+                drain.start_soon(until, end)
+        return failure
+
+    async def _serve(self) -> None:
+        while True:
+            with suppress(StopRequested):
+                await super().run()
 
     async def _let_go(self) -> None:
-        self._draining = True
         await self._intake.cancel_all()
-        inbox = self.ctx.mailbox.items
-        for message in [each for each in inbox if isinstance(each, Delivered)]:  # not yet read, and ours to hand back
-            inbox.remove(message)
-            self._take(message.subscription, message.delivery)
         for held in self._hand.pull():
             self._jobs.start(self._hand_back, held, "draining")
         await self._jobs.wait_idle(self._config.drain_s)
@@ -388,9 +393,6 @@ class TierExecutor(Actor[Any]):
             if held.scope is not None:
                 held.scope.cancel()
         await self._jobs.wait_idle(KILL_S)
-
-    def _where(self, task_id: str) -> TaskWhere | None:
-        return self._hand.where(task_id, self._config.worker, self._now(), self.ctx.now())
 
     def _now(self) -> datetime:
         return self._config.now()

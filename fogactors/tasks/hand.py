@@ -137,7 +137,7 @@ class Hand:
         for lane, queue in self._waiting.items():
             pulled += filter(which, queue)
             self._waiting[lane] = deque(held for held in queue if not which(held))
-        if not self.waiting:
+        if pulled:  # whose turn it is comes out anew; another tier must not wait for what has gone
             self._leave_line()
         return pulled
 

@@ -30,7 +30,8 @@ OPEN_AGAIN_S: Final = 0.1
 @dataclass(slots=True, eq=False)
 class Subscription:
     """One consumer. `unsettled` counts what it delivered; a cancelled one is closed when that comes to 0, because a
-    settle needs the channel that the delivery came on. `received` counts all that it ever delivered."""
+    settle needs the channel that the delivery came on. `ended`: the broker has confirmed that nothing more comes;
+    `replaced`: another one is to take its place. `received` counts all that it ever delivered."""
 
     lane: Lane
     queue: str
@@ -38,6 +39,8 @@ class Subscription:
     prefetch: int
     consumer: Consumer | None = None
     cancelled: bool = False
+    ended: bool = False
+    replaced: bool = False
     unsettled: int = 0
     received: int = 0
 
@@ -127,7 +130,7 @@ class Intake:
         refusal is told. A queue that cannot be had just now, whose leader is being elected or that somebody
         deletes, is no reason to end what runs: that would charge each of them a delivery."""
         told, delay_s, opened = False, OPEN_AGAIN_S, self.opened
-        while self._wanted() and self.opened == opened:
+        while self._wanted() and self.opened == opened and not self._has(lane):
             try:
                 return await self.open(lane)
             except BusError as error:
@@ -141,42 +144,43 @@ class Intake:
     async def open_helping(self) -> None:
         """One at a time in hand from each smaller queue, and no look-ahead. Raises `BusError`."""
         for lane in self._helped:
-            await self._subscribe(lane, helps=True)
+            if self._wanted():
+                await self._subscribe(lane, helps=True)
 
     async def cancel_helping(self) -> None:
-        for each in [each for each in self._open if each.helps]:
-            await self._cancel(each)
+        await self._cancel([each for each in self._open if each.helps])
 
     async def cancel_all(self) -> None:
         """Nothing is delivered after this; what was can still be settled."""
-        for each in list(self._open):
-            await self._cancel(each)
+        await self._cancel(list(self._open))
 
     async def drop(self, lost: Subscription) -> bool:
         """After the broker took a consumer away: throw its channel away. True when it is to be opened anew."""
         if lost not in self._open:
             return False
         await self._close(lost)
-        return not lost.cancelled
+        return not lost.cancelled and not lost.replaced
 
     async def replace(self, stalled: Subscription) -> None:
         """Subscribe anew and cancel the old consumer. Its channel stays for what came on it: were it closed, and the
         broker merely slow, all that would run twice. Where the queue cannot be had just now, the old one stays as
         it is and the watchdog looks again: an error here would end what runs."""
-        if stalled in self._open and not stalled.cancelled:
-            stalled.cancelled = True  # at once, so that nobody replaces it twice
-            try:
-                await self._subscribe(stalled.lane, helps=stalled.helps)
-            except BusError:
-                stalled.cancelled = False
-                return
-            if stalled.consumer is not None:
-                await self._end(stalled, stalled.consumer)
+        if stalled not in self._open or stalled.cancelled or stalled.replaced:
+            return
+        stalled.replaced = True  # at once, so that nobody replaces it twice
+        try:
+            await self._subscribe(stalled.lane, helps=stalled.helps)
+        except BusError:
+            stalled.replaced = False
+            if stalled not in self._open and not stalled.helps:  # it was lost meanwhile, and left to us
+                await self.stand(stalled.lane)
+            return
+        await self._cancel([stalled])
 
     async def settled(self, subscription: Subscription) -> None:
         """One delivery less in our hands."""
         subscription.unsettled -= 1
-        if subscription.cancelled and subscription.consumer is not None and subscription.unsettled <= 0:
+        if subscription.ended and subscription.unsettled <= 0:
             await self._close(subscription)
 
     async def close(self) -> None:
@@ -207,15 +211,22 @@ class Intake:
         if subscription.cancelled:  # while the broker was making it
             await self._end(subscription, subscription.consumer)
 
-    async def _cancel(self, subscription: Subscription) -> None:
-        if not subscription.cancelled:
-            subscription.cancelled = True
-            if subscription.consumer is not None:
-                await self._end(subscription, subscription.consumer)
+    def _has(self, lane: Lane) -> bool:
+        mine = (each for each in self._open if each.lane == lane and not each.helps)
+        return any(not each.cancelled and not each.replaced for each in mine)
+
+    async def _cancel(self, subscriptions: list[Subscription]) -> None:
+        going = [each for each in subscriptions if not each.cancelled]
+        for each in going:  # all at once: whoever opens them again meanwhile must not take one for a lane that stands
+            each.cancelled = True
+        for each in going:
+            if each.consumer is not None:
+                await self._end(each, each.consumer)
 
     async def _end(self, subscription: Subscription, consumer: Consumer) -> None:
         with suppress(BusError):  # the connection is gone, and the consumer with it
             await consumer.cancel()
+        subscription.ended = True
         if subscription.unsettled <= 0:
             await self._close(subscription)
 

@@ -76,7 +76,7 @@ class Store:
     async def _ask(self, question: Callable[[], Awaitable[T]], *, reads: bool = False) -> T | None:
         if self._away:
             now = anyio.current_time()
-            if now < self._ask_again_at:
+            if reads or now < self._ask_again_at:  # what only reads could not tell that it is back
                 return None
             self._ask_again_at = (
                 now + COORD_TIMEOUT_S + ASK_AGAIN_S
@@ -91,7 +91,7 @@ class Store:
                 error = ""
             except CoordError as away:  # also one that refuses: a permission that is missing is no task's fault
                 error = str(away) or type(away).__name__
-        if error or not reads:  # a store that is full can be read and takes no results
+        if error or not reads:  # one that is full can be read and takes no results
             self._tell(error)
         return answer
 

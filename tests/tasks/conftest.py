@@ -19,6 +19,7 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "COORD_TIMEOUT_S", 0.2)
     monkeypatch.setattr(store, "ASK_AGAIN_S", 0.1)
     monkeypatch.setattr(cancellations, "LOAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(cancellations, "LOAD_ALL_S", 0.2)
     monkeypatch.setattr(cancellations, "LATER_S", 0.1)
     monkeypatch.setattr(executor, "TICK_S", 0.1)
 

@@ -78,7 +78,10 @@ REVIEWED = {
     ("tasks/executor.py", "self._jobs.wait_idle(KILL_S)"): "waits for what is read here",
     ("tasks/settle.py", "anyio.sleep(wait_s)"): "a pause",
     ("tasks/intake.py", "anyio.sleep(delay_s)"): "a pause",
+    ("tasks/executor.py", "end()"): "one of three: a wait without effect, the mailbox, and what is read here",
     ("tasks/cancellations.py", "anyio.sleep(LATER_S)"): "a pause",
+    ("tasks/cancellations.py", "self._stale.wait()"): "a wait without effect",
+    ("tasks/cancellations.py", "self._loaded.wait()"): "a wait without effect",
     ("tasks/attempt.py", "fn(*args, **kwargs)"): ATTEMPT,
     ("tasks/attempt.py", "anyio.lowlevel.cancel_shielded_checkpoint()"): ATTEMPT,
     (

@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 
+import anyio
 import pytest
 
 from fogactors.coord import MemoryCoord
 from fogactors.core import ActorStarted
-from fogactors.messages import TaskResult
+from fogactors.errors import CoordUnavailable
+from fogactors.messages import Task, TaskResult
+from fogactors.tasks import cancellations
+from fogactors.tasks.cancellations import Cancellations
 from fogactors.tasks.events import DuplicateResult, TaskEnded
 from fogactors.tasks.requests import Cancel, Pause, Resume, Where
 from fogactors.testing.kit import eventually
@@ -22,6 +26,23 @@ async def cancel(system, task_id, generation=0):
     """What a submitter does, but for the broadcast. Returns the state that is recorded."""
     result = TaskResult(task_id=task_id, name="", state="cancelled", generation=generation, finished=datetime.now(UTC))
     return (await MemoryCoord(system.store).cancel(result)).state
+
+
+class Recorded:
+    """A store that knows these."""
+
+    def __init__(self, found):
+        self.found, self.away, self.refused = found, False, 0
+
+    async def cancelled(self):
+        if self.away:
+            self.refused += 1
+            raise CoordUnavailable("away")
+        return dict(self.found)
+
+
+def of(task_id, generation):
+    return Task(id=task_id, name="t", generation=generation, created=datetime.now(UTC))
 
 
 async def paused(system, *submits):
@@ -115,6 +136,57 @@ async def test_what_was_cancelled_while_an_executor_was_starting_is_learnt_when_
         await publish(system, message(tasks.note, b'{"name": "a"}'))
         ended = await system.recorder.wait_for(TaskEnded)
         assert (ended.state, tasks.runs["a"]) == ("cancelled", 0)
+
+
+async def test_a_delivery_right_behind_the_order_is_cancelled_as_well():
+    async with fog() as system:
+        await cancel(system, "foreign-1")
+        executor = system.executor()
+        executor.tell_nowait(Cancel("foreign-1"))
+        await publish(system, message(tasks.note, b'{"name": "a"}'))
+        ended = await system.recorder.wait_for(TaskEnded)
+        assert (ended.state, tasks.runs["a"]) == ("cancelled", 0)
+
+
+async def test_what_is_known_of_a_newer_generation_is_not_forgotten_for_an_older_one():
+    known = Cancellations(Recorded({"a": 1, "b": 0}), lambda: None)
+    known.hear("a")
+    known.hear("c")
+    async with anyio.create_task_group() as group:
+        group.start_soon(known.run)
+        await known.wait_loaded()
+        group.cancel_scope.cancel()
+    assert of("a", 1) in known
+    assert of("c", 0) in known
+    assert of("a", 2) not in known
+    assert of("b", 1) not in known
+
+
+async def test_orders_do_not_push_out_what_the_store_knew(monkeypatch):
+    monkeypatch.setattr(cancellations, "MOST_TOLD", 3)
+    known = Cancellations(Recorded({f"r{n}": 0 for n in range(10)}), lambda: None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(known.run)
+        await known.wait_loaded()
+        group.cancel_scope.cancel()
+    for n in range(5):
+        known.hear(f"t{n}")
+    assert all(of(f"r{n}", 0) in known for n in range(10))
+    assert [of(f"t{n}", 0) in known for n in range(5)] == [False, False, True, True, True]
+
+
+async def test_a_refresh_that_meets_a_silent_store_is_made_up_for():
+    store = Recorded({})
+    known = Cancellations(store, lambda: None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(known.run)
+        await known.wait_loaded()
+        store.away = True
+        known.refresh()
+        await eventually(lambda: store.refused > 0, "it is asked while it is away")
+        store.away, store.found = False, {"a": 0}
+        await eventually(lambda: of("a", 0) in known, "it is asked again")
+        group.cancel_scope.cancel()
 
 
 async def test_while_the_store_is_away_work_goes_on_and_what_it_knew_is_learnt_later():

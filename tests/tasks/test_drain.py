@@ -6,10 +6,12 @@ import anyio.lowlevel
 import psutil
 import pytest
 
+from fogactors.core import ActorExited, StopChild
 from fogactors.errors import ActorDead
 from fogactors.messages import Task
 from fogactors.tasks.events import TaskEnded, TaskHandedBack, TaskStarted
 from fogactors.tasks.executor import GetLoad
+from fogactors.tasks.requests import Cancel, Where
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode
 from tests.tasks import fog_tasks as tasks
@@ -128,6 +130,21 @@ async def test_a_refused_hand_back_costs_a_delivery_but_loses_nothing():
         assert (decode(delivery.body, Task).id, delivery.delivery_count) == (handle.id, 1)
 
 
+async def test_who_drains_can_be_asked_and_told_to_cancel():
+    async with fog(drain_s=30) as system, anyio.create_task_group() as stopping:
+        handle = await system.submit(tasks.hold, "a", "never")
+        await system.recorder.wait_for(TaskStarted)
+        waiting = [await system.submit(tasks.hold, name, "never") for name in "bcdef"]
+        stopping.start_soon(system.actors.ref("fogactors/tier-executor-light").ask, StopChild("executor"), 40)
+        await system.recorder.wait_for(TaskHandedBack)
+        assert (await system.executor().ask(Where(handle.id))).state == "running"
+        for each in (handle, *waiting[:3]):
+            await system.executor().ask(Cancel(each.id))
+        ended = await system.recorder.wait_for(TaskEnded, task_id=handle.id)
+        assert ended.state == "cancelled"
+    assert system.recorder.of(ActorExited, "fogactors/tier-executor-light/executor")[0].exit.kind == "stopped"
+
+
 async def test_without_a_connection_a_stop_is_quick():
     async with fog(drain_s=30) as system:
         for name in "abcdef":
@@ -160,8 +177,9 @@ async def test_nobody_who_asks_a_draining_executor_is_left_without_an_answer():
         async with anyio.create_task_group() as group:
             group.start_soon(system.stop)
             await eventually(lambda: system.broker.depths()["tasks.normal"].consumers == 0, "it drains")
-            with pytest.raises(ActorDead):
-                await system.executor().ask(GetLoad(), timeout=5)
+            assert (await system.executor().ask(GetLoad(), timeout=5)).running == 1
+        with pytest.raises(ActorDead):
+            await system.executor().ask(GetLoad(), timeout=5)
 
 
 async def test_a_drained_executor_refuses_what_it_must_and_hands_back_the_rest():

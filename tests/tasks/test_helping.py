@@ -124,6 +124,7 @@ class FakeBus:
         self.log = []
         self.deliver = {}
         self.made = None
+        self.cancelled = None
         self.refuses = False
 
     async def consume(self, queue, on_delivery, *, prefetch, priority, on_lost):
@@ -133,9 +134,13 @@ class FakeBus:
         self.log.append((queue, prefetch, priority))
         if self.made is not None:
             await self.made.wait()
+        if self.refuses:
+            raise BusUnavailable("no leader")
 
         async def cancel():
             self.log.append(("cancel", queue))
+            if self.cancelled is not None:
+                await self.cancelled.wait()
 
         async def close():
             self.log.append(("close", queue))
@@ -160,7 +165,7 @@ def intake(bus, got):
         Tiers(TIERS[:2]),
         "medium",
         prefetch=3,
-        tell=lambda message: got.append(message.subscription),
+        tell=lambda message: got.append(getattr(message, "subscription", message)),
     )
 
 
@@ -234,3 +239,82 @@ async def test_a_consumer_that_cannot_be_replaced_just_now_stays(intake, bus, go
     await intake.replace(got[0])
     assert got[0] not in intake.standing
     assert len(intake.standing) == 1
+
+
+async def test_a_consumer_that_is_lost_while_it_cannot_be_replaced_is_wanted_on(intake, bus, got):
+    await intake.open(intake.own[0])
+    bus.deliver["tasks.high_priority.medium"](None)
+    bus.made = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.replace, got[0])
+        await anyio.wait_all_tasks_blocked()
+        assert not await intake.drop(got[0])  # the one who replaces it sees to it
+        bus.refuses = True
+        bus.made.set()
+        await eventually(lambda: len(got) == 2, "that it cannot be had is told")
+        bus.refuses, bus.made = False, None
+    assert [each.lane for each in intake.standing] == [intake.own[0]]
+
+
+async def test_what_is_being_replaced_ends_with_all_others(intake, bus, got):
+    await intake.open(intake.own[0])
+    bus.deliver["tasks.high_priority.medium"](None)
+    bus.made = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.replace, got[0])
+        await anyio.wait_all_tasks_blocked()
+        await intake.cancel_all()
+        bus.refuses = True
+        bus.made.set()
+    assert not intake.standing
+    bus.refuses, bus.made = False, None
+    async with anyio.create_task_group() as group:
+        intake.open_own(group)
+    assert [each.lane for each in intake.standing] == intake.own
+
+
+async def test_a_channel_is_closed_when_the_broker_has_confirmed_that_nothing_more_comes(intake, bus, got):
+    await intake.open(intake.own[0])
+    bus.deliver["tasks.high_priority.medium"](None)
+    bus.cancelled = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.cancel_all)
+        await anyio.wait_all_tasks_blocked()
+        await intake.settled(got[0])
+        bus.deliver["tasks.high_priority.medium"](None)  # it was on its way
+        bus.cancelled.set()
+    assert ("close", "tasks.high_priority.medium") not in bus.log
+    await intake.settled(got[0])
+    assert ("close", "tasks.high_priority.medium") in bus.log
+
+
+async def test_a_lane_that_stands_is_not_opened_twice(intake, bus):
+    async with anyio.create_task_group() as group:
+        intake.open_own(group)
+        group.start_soon(intake.stand, intake.own[0])
+    assert [each.lane for each in intake.standing] == intake.own
+
+
+async def test_whoever_does_not_want_work_any_more_does_not_go_on_opening(bus):
+    wanted = [True]
+    intake = Intake(bus, Tiers(TIERS[:2]), "medium", prefetch=3, tell=lambda _: None, wanted=lambda: wanted[0])
+    bus.made = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.open_helping)
+        await anyio.wait_all_tasks_blocked()
+        wanted[0] = False
+        bus.made.set()
+    assert len(intake.standing) == 1
+
+
+async def test_lanes_that_are_opened_while_all_are_cancelled_stand_afterwards(intake, bus):
+    async with anyio.create_task_group() as group:
+        intake.open_own(group)
+    bus.cancelled = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.cancel_all)
+        await anyio.wait_all_tasks_blocked()  # the first of them waits for its answer
+        intake.open_own(group)
+        await anyio.wait_all_tasks_blocked()
+        bus.cancelled.set()
+    assert sorted(each.lane for each in intake.standing) == sorted(intake.own)

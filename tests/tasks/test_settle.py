@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
+from fogactors.coord import MemoryCoord, MemoryStore
 from fogactors.core import ActorExited
 from fogactors.errors import TaskFailed
-from fogactors.messages import TaskResult
+from fogactors.messages import Task, TaskResult
 from fogactors.tasks import store
 from fogactors.tasks.events import DuplicateResult, ResultUnrecorded, TaskDeadLettered, TaskEnded
 from fogactors.tasks.feed import announce
@@ -72,6 +73,22 @@ async def test_a_store_that_hangs_costs_few_tasks_their_time(monkeypatch):
         assert (await system.load()).unrecorded == 40
         for each in hanging:
             each.hangs = False
+
+
+async def test_reading_does_not_take_the_turn_of_who_sees_whether_the_store_is_back(monkeypatch):
+    monkeypatch.setattr(store, "ASK_AGAIN_S", 0.05)
+    coord, told = MemoryCoord(memory := MemoryStore()), []
+    its = store.Store(coord, worker="w", emit=told.append, now=lambda: datetime.now(UTC), result_ttl_s=60)
+    memory.away = True
+    assert await its.record(TaskResult(task_id="a-1", name="t", state="failed", finished=datetime.now(UTC))) is None
+    memory.away = False
+    task = Task(id="a-1", name="t", created=datetime.now(UTC))
+    with anyio.fail_after(3):
+        while told[-1].away:  # as many look-ups come as there can
+            await its.result(task)
+            await its.begins(task, 1.0)
+            await anyio.sleep(0.01)
+    assert [each.away for each in told] == [True, False]
 
 
 async def test_a_result_that_is_refused_is_tried_again_before_its_task_is_given_back():
