@@ -139,8 +139,9 @@ class Coord(Protocol):
     # -- attempts
 
     async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
-        """Whether this copy of a task may run its attempt; remembered for `ttl_s`. False: a later attempt has begun, or
-        this one in another copy, or in a later republish of the same. Asked again with the same it says the same."""
+        """Whether this copy of a task may run its attempt; remembered for `ttl_s`, or until the record runs out, once
+        there is one. False: a later attempt has begun, or this one in another copy, or in a later republish of the
+        same. Asked again with the same it says the same."""
         ...
 
     # -- dead letters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Expiring"]
 
@@ -30,12 +30,24 @@ class Expiring(Generic[T]):
 
     def put(self, key: str, value: T, ttl_s: float) -> None:
         now = self._clock()
+        self._sweep(now)
+        self._put(key, value, now + ttl_s)
+
+    def end_with(self, key: str, other: Expiring[Any], other_key: str) -> None:
+        """Let an entry, if it is there, run out when that one of another dict does."""
+        mine, its = self._entries.get(key), other._entries.get(other_key)
+        if mine is not None and its is not None:
+            self._put(key, mine[1], its[0])
+
+    def _put(self, key: str, value: T, due: float) -> None:
+        self._entries[key] = (due, value)
+        heapq.heappush(self._due, (due, key))
+
+    def _sweep(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             _, stale = heapq.heappop(self._due)
             if stale in self._entries and self._entries[stale][0] <= now:
                 del self._entries[stale]
-        self._entries[key] = (now + ttl_s, value)
-        heapq.heappush(self._due, (now + ttl_s, key))
 
     def discard(self, key: str) -> None:
         self._entries.pop(key, None)

@@ -82,9 +82,13 @@ class MemoryStore:
         self, what: Literal["results", "leases", "beats", "claims", "cancelled", "attempts"], key: str | None = None
     ) -> None:
         """Let an entry run out at once: a task id, a lease's name, `<node>/<role>`, an idempotency key or (cancelled,
-        attempts) `<generation>:<task id>`; without `key`, all."""
+        attempts) `<generation>:<task id>`; without `key`, all. What is known of attempts goes with the result."""
         with self._beats_lock:
             entries = self._expiring()[what]
+            if what == "results":
+                for result in self._results.values():
+                    if key in (None, result.task_id):
+                        self._attempts.discard(f"{result.generation}:{result.task_id}")
             if key is None:
                 entries.clear()
             else:
@@ -118,12 +122,13 @@ class MemoryStore:
         known = self._results.get(result.task_id)
         if known == result:
             return "recorded"  # asked again for an answer that was lost
-        if known is not None and known.generation >= result.generation:
-            return "duplicate"
-        # A copy in and a copy out, as a codec would: nobody holds what is in the store.
-        self._results.put(result.task_id, copy.copy(result), ttl_s)
-        self.publish(done_channel(result.task_id), result.task_id)
-        return "recorded"
+        is_news = known is None or known.generation < result.generation
+        if is_news:
+            # A copy in and a copy out, as a codec would: nobody holds what is in the store.
+            self._results.put(result.task_id, copy.copy(result), ttl_s)
+            self.publish(done_channel(result.task_id), result.task_id)
+        self._attempts.end_with(f"{result.generation}:{result.task_id}", self._results, result.task_id)
+        return "recorded" if is_news else "duplicate"
 
     def result(self, task_id: str) -> TaskResult | None:
         return copy.copy(self._results.get(task_id))

@@ -67,7 +67,7 @@ class RedisCoord:
         self._slots = anyio.Semaphore(CONNECTIONS)
         self._closed = False
         self._subscriptions: set[RedisNotices] = set()
-        self._recording: GroupCommit[tuple[str, list[Any]], int] = GroupCommit(self._record_all)
+        self._recording: GroupCommit[tuple[list[str], list[Any]], int] = GroupCommit(self._record_all)
         self._letters = RedisLetters(self._script)
 
     def _connect(self) -> redis.asyncio.Redis:
@@ -99,15 +99,15 @@ class RedisCoord:
 
     async def record(self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S) -> Recorded:
         write = (
-            _result_key(result.task_id),
+            [_result_key(result.task_id), _attempt_key(result.generation, result.task_id)],
             [encode(result), result.generation, _ms(ttl_s), done_channel(result.task_id), result.task_id],
         )
         with self._bounded("record a result"):
             recorded = await self._recording(write)
         return "recorded" if recorded else "duplicate"
 
-    async def _record_all(self, writes: list[tuple[str, list[Any]]]) -> list[int | Exception]:
-        keys = [key for key, _ in writes]
+    async def _record_all(self, writes: list[tuple[list[str], list[Any]]]) -> list[int | Exception]:
+        keys = [key for keys, _ in writes for key in keys]
         args = [arg for _, args in writes for arg in args]
         async with self._slots:
             return await cast("Awaitable[list[int | Exception]]", self._run(scripts.RECORD)(keys=keys, args=args))
@@ -126,7 +126,7 @@ class RedisCoord:
         standing = await self._script(
             "cancel a task",
             scripts.CANCEL,
-            [_result_key(task_id), CANCELLED],
+            [_result_key(task_id), CANCELLED, _attempt_key(result.generation, task_id)],
             [encode(result), result.generation, _ms(ttl_s), done_channel(task_id), task_id, _ms(keep_s)],
         )
         return decode(standing, TaskResult)
@@ -158,7 +158,7 @@ class RedisCoord:
     # -- attempts
 
     async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
-        key, args = f"fog:attempt:{copy.generation}:{copy.task_id}", [copy.attempt, copy.mark, copy.hops, _ms(ttl_s)]
+        key, args = _attempt_key(copy.generation, copy.task_id), [copy.attempt, copy.mark, copy.hops, _ms(ttl_s)]
         return bool(await self._script("begin an attempt", scripts.BEGIN, [key], args))
 
     # -- dead letters
@@ -311,6 +311,10 @@ class _BeatWriter:
 
 def _result_key(task_id: str) -> str:
     return f"fog:result:{task_id}"
+
+
+def _attempt_key(generation: int, task_id: str) -> str:
+    return f"fog:attempt:{generation}:{task_id}"
 
 
 def _beat_key(beat: Beat) -> str:

@@ -8,31 +8,36 @@ from typing import Final
 __all__ = ["ACQUIRE", "BEGIN", "CANCEL", "CANCELLED", "CLAIM", "CONFIRM", "LEAVE", "RECORD", "RELEASE", "RENEW"]
 
 RECORD: Final = """
--- For each result KEYS: result. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was one, or
--- an error, which is that result's own.
-local function record(key, body, generation, ttl, channel, id)
+-- For each result KEYS: result, attempt. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was
+-- one, or an error, which is that result's own. What is known of its attempts ends with the record that stands: were it
+-- kept for longer, the same task, submitted again, would be taken for a copy of one that has ended.
+local function record(key, attempt, body, generation, ttl, channel, id)
   local known = redis.call('GET', key)
   if known then
     if known == body then return 1 end
     local readable, old = pcall(cjson.decode, known)
-    if readable and (old['generation'] or 0) >= tonumber(generation) then return 0 end
+    if readable and (old['generation'] or 0) >= tonumber(generation) then
+      redis.call('PEXPIRE', attempt, redis.call('PTTL', key))
+      return 0
+    end
   end
   redis.call('SET', key, body, 'PX', ttl)
+  redis.call('PEXPIRE', attempt, ttl)
   redis.call('PUBLISH', channel, id)
   return 1
 end
 local answers = {}
-for i, key in ipairs(KEYS) do
-  local ok, answer = pcall(record, key, unpack(ARGV, 5 * i - 4, 5 * i))
+for i = 1, #KEYS / 2 do
+  local ok, answer = pcall(record, KEYS[2 * i - 1], KEYS[2 * i], unpack(ARGV, 5 * i - 4, 5 * i))
   answers[i] = (ok or type(answer) == 'table') and answer or {err = answer}
 end
 return answers
 """
 
 CANCEL: Final = """
--- KEYS: result, cancelled. ARGV: body, generation, ttl in ms, channel, task id, how long to remember in ms. The record
--- that stands. Remembered is `<generation>:<id>` until a time by this server's clock, which all clients share: one
--- whose own clock is wrong by days would forget for the others.
+-- KEYS: result, cancelled, attempt. ARGV: body, generation, ttl in ms, channel, task id, how long to remember in ms.
+-- The record that stands; the attempt ends with it, as in RECORD. Remembered is `<generation>:<id>` until a time by
+-- this server's clock, which all clients share: one whose own clock is wrong by days would forget for the others.
 local standing = redis.call('GET', KEYS[1])
 local remember = standing == ARGV[1]
 if standing and not remember then
@@ -49,6 +54,7 @@ end
 if not remember then
   standing = ARGV[1]
   redis.call('SET', KEYS[1], standing, 'PX', ARGV[3])
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
   redis.call('PUBLISH', ARGV[4], ARGV[5])
 end
 local kind, time = redis.call('TYPE', KEYS[2]).ok, redis.call('TIME')

@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from fogactors.coord.base import Claim, Coord
-from fogactors.errors import CoordUnavailable, TaskDefinitionError, WireError
+from fogactors.errors import CoordError, TaskDefinitionError, WireError
 from fogactors.messages import Task
 
 __all__ = ["IDEMPOTENCY_TTL_S", "Once"]
@@ -41,7 +41,7 @@ class Once:
         """Publish it unless the key's task was published before; returns the id of the key's task.
 
         A key is of one task's name: two kinds of work on `order-7` are two tasks. Raises `TaskDefinitionError` for what
-        is no key, `CoordUnavailable` (then nothing was published), and what `publish` raises.
+        is no key, `CoordError` (then nothing was published), and what `publish` raises.
         """
         if not isinstance(key, str) or not 0 < len(key) <= KEY_LIMIT:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TaskDefinitionError(
@@ -65,8 +65,9 @@ class Once:
     async def _confirm(self, scoped: str, task_id: str) -> None:
         try:
             await self._coord.confirm(scoped, task_id, ttl_s=self._ttl_s)
-        except CoordUnavailable:
-            # It is published, which is what was asked for; and an error here would bring it a second time.
+        except CoordError:
+            # It is published, which is what was asked for; and an error here would bring it a second time. A store that
+            # refuses is asked again too: somebody may grant the permission that is missing.
             self._late[scoped] = task_id
             self._has_late.set()
 
@@ -84,7 +85,7 @@ class Once:
             for scoped, task_id in list(self._late.items()):
                 try:
                     await self._coord.confirm(scoped, task_id, ttl_s=self._ttl_s)
-                except CoordUnavailable:
+                except CoordError:
                     break
                 del self._late[scoped]
             if not self._late:

@@ -82,7 +82,7 @@ async def other(harness) -> AsyncIterator[Coord]:
 
 
 USERS = {
-    "results": "on >secret ~fog:result:* resetchannels +@all",
+    "results": "on >secret ~fog:result:* ~fog:attempt:* resetchannels +@all",
     "other": "on >secret ~other:* &other:* +@all",
 }
 

@@ -1,10 +1,13 @@
 """Which of several copies of a task may run its attempt: the same on memory and on Redis."""
 
 from dataclasses import replace
+from functools import partial
 
+import anyio
 import pytest
 
 from fogactors.coord import Copy
+from tests.coord.test_contract import result
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,3 +51,51 @@ async def test_it_is_forgotten_after_its_time(coord, harness):
     assert await coord.begin(COPY, ttl_s=0.3)
     await harness.advance(0.4)
     assert await coord.begin(replace(COPY, mark="12:00:02"), ttl_s=60)
+
+
+# -- with the record: the same id may be submitted again, and it must not be taken for a copy of what has ended
+
+AGAIN = replace(COPY, attempt=1, mark="", hops=0)
+
+
+async def record(coord):
+    assert await coord.record(result(state="failed"), ttl_s=0.3) == "recorded"
+
+
+async def record_with_others(coord):
+    """In one request with another generation of it and with another task."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(coord.record, result("me-2", generation=1), ttl_s=60))
+        group.start_soon(record, coord)
+        group.start_soon(partial(coord.record, result("me-3"), ttl_s=60))
+
+
+async def record_behind_its_end(coord):
+    """Begun between another's look-up and its record, it comes to a second end."""
+    await coord.record(result(), ttl_s=0.3)
+    assert await coord.begin(COPY, ttl_s=60)
+    assert await coord.record(result(state="failed"), ttl_s=60) == "duplicate"
+
+
+async def cancel(coord):
+    await coord.cancel(result(state="cancelled"), ttl_s=0.3)
+
+
+@pytest.mark.parametrize("end", [record, record_with_others, record_behind_its_end, cancel])
+async def test_it_is_forgotten_with_the_record_of_the_task(coord, other, harness, end):
+    others = [replace(COPY, task_id="me-2", generation=1), replace(COPY, task_id="me-2"), replace(COPY, task_id="me-3")]
+    for each in (COPY, replace(COPY, generation=1), *others):
+        assert await coord.begin(each, ttl_s=60)
+    await end(coord)
+    assert not await other.begin(AGAIN, ttl_s=60)
+    await harness.advance(0.4)
+    assert await other.begin(AGAIN, ttl_s=60)
+    for each in (replace(COPY, generation=1), *others):
+        assert not await other.begin(replace(each, attempt=1, mark=""), ttl_s=60)
+
+
+async def test_no_record_of_another_generation_makes_it_forgotten(coord, harness):
+    assert await coord.begin(replace(COPY, generation=1), ttl_s=60)
+    await record(coord)
+    await harness.advance(0.4)
+    assert not await coord.begin(replace(AGAIN, generation=1), ttl_s=60)

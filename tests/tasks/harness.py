@@ -10,6 +10,7 @@ import msgspec
 
 from fogactors.bus import Message
 from fogactors.core import ActorExited
+from fogactors.errors import CoordRefused
 from fogactors.messages import Task
 from fogactors.testing.kit import eventually
 from fogactors.testing.kit import fog as any_fog
@@ -63,3 +64,23 @@ class Hanging:
             return await method(*args, **kwargs)
 
         return maybe_hang
+
+
+class Refusing:
+    """A store without the permission for methods of these names, while `refuses`."""
+
+    def __init__(self, coord, *names):
+        self._coord = coord
+        self._names = names
+        self.refuses = True
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._names or not self.refuses:
+            return getattr(self._coord, name)
+
+        async def refuse(*args, **kwargs):
+            self.asked += 1
+            raise CoordRefused("no permission")
+
+        return refuse

@@ -10,12 +10,13 @@ from fogactors.messages import Task
 from fogactors.tasks import once
 from fogactors.tasks.client import Submitter
 from fogactors.tasks.events import DuplicateResult, TaskEnded
+from fogactors.tasks.retry import RetryPolicy
 from fogactors.tasks.tiers import Tiers
 from fogactors.testing import eventually
 from fogactors.testing.kit import TIERS
 from fogactors.wire import decode, fog_topology
 from tests.tasks import fog_tasks as tasks
-from tests.tasks.harness import Hanging, fog, settled
+from tests.tasks.harness import Hanging, Refusing, fog, settled
 
 pytestmark = pytest.mark.asyncio
 
@@ -179,6 +180,38 @@ async def test_a_store_that_goes_away_before_the_confirm_is_told_later():
         await eventually(lambda: shops.store._claims.get(f"{tasks.note.name} order-7").confirmed, "it was told")
         assert (await other.submit(ORDER_7, "a")).id == handle.id
         assert len(await shops.published()) == 1
+
+
+async def test_a_store_that_refuses_the_confirm_is_told_when_it_may_be():
+    async with Shops() as shops:
+        refusing = []
+
+        def wrap(coord):
+            refusing.append(Refusing(coord, "confirm"))
+            return refusing[0]
+
+        shop = await shops.shop(wrap)
+        first = await shop.submit(ORDER_7, "a")  # published, so it is no error
+        await eventually(lambda: refusing[0].asked >= 3, "it is tried again")
+        refusing[0].refuses = False
+        await eventually(lambda: shops.store._claims.get(f"{tasks.note.name} order-7").confirmed, "it was told")
+        assert (await shop.submit(ORDER_7, "a")).id == first.id
+        assert len(await shops.published()) == 1
+
+
+async def test_a_task_with_a_second_attempt_whose_record_ran_out_runs_for_who_comes_next():
+    """It was never confirmed, so the next publishes it again: that is no copy of the attempts that have ended."""
+    async with fog() as system:
+        coord = Hanging(MemoryCoord(system.store), "confirm")
+        system.fail_next(tasks.note, ValueError("no"))
+        again = ORDER_7.options(retry=RetryPolicy(attempts=3))
+        async with Submitter(system.bus, coord, system.tiers) as dying:
+            with anyio.move_on_after(0.05):
+                await dying.submit(again, "a")
+        await system.recorder.wait_for(TaskEnded, state="succeeded", attempt=2)
+        system.store.expire_now("results")
+        assert await (await system.submit(again, "a")).result(5) == "a"
+        assert tasks.runs == {"a": 2}
 
 
 @pytest.mark.parametrize("condition", ["away", "full"])
