@@ -1,13 +1,15 @@
 """`dlq-reaper`: gives an end to what was given up on, so that nobody waits for it for ever.
 
-What the broker gave up on has no end yet: it is recorded as `worker_lost`, if there is none after all. What an executor
-gave up on it records itself, before it acks; were it recorded here as well, the executor would find its own end to be a
-duplicate, and tell nobody of it. Every letter is parked in the stream `dlq.parked`, and only then acked. In between, a
-policy may have it published once more.
+What the broker gave up on has no end yet: it is recorded as `worker_lost`, if there is none after all; while the
+coordination store is away it waits in `results.pending`, as an executor's results do, and no letter waits for it.
+What an executor gave up on it records itself, before it acks; were it recorded here as well, the executor would find
+its own end to be a duplicate, and tell nobody of it. Every letter is parked in the stream `dlq.parked`, and only then
+acked. In between, a policy may have it published once more.
 
 | step | killed behind it |
 |---|---|
 | record the end | the record is there, and stays |
+| or publish it to `results.pending` | it is there twice: one is recorded, the other counted as a duplicate |
 | publish the letter to the stream | the letter stands there twice: the same id, so it is one |
 | publish the replay | the same generation of the task runs twice at most, and is recorded once |
 | mark it in the index | the index shows that it was replayed, so only what follows is done again |
@@ -28,7 +30,7 @@ from typing import Any, Final
 
 import anyio
 
-from fogactors.bus.base import Bus, Consumer, Delivery
+from fogactors.bus.base import Bus, Consumer, Delivery, Message
 from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
 from fogactors.coord.letters import ParkedLetter
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
@@ -49,8 +51,8 @@ from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.failures import brief
 from fogactors.tasks.feed import announce
 from fogactors.tasks.replay import DlqConfig, Replay, replay_of
-from fogactors.wire.codec import decode
-from fogactors.wire.topology import DLQ, DLX, PARKED, RESULTS_PENDING
+from fogactors.wire.codec import decode, encode
+from fogactors.wire.topology import DLQ, DLX, PARKED, RESULTS, RESULTS_PENDING
 
 __all__ = ["DLQReaper", "DeadLetterReplayed", "tree"]
 
@@ -116,6 +118,7 @@ class DLQReaper(Actor[Any]):
         self._dlq = dlq or DlqConfig()
         self._now = now
         self._consumers: dict[str, Consumer] = {}
+        self._ask_again_at = 0.0
 
     async def run(self) -> None:
         await self._consume(DLQ)
@@ -152,9 +155,9 @@ class DLQReaper(Actor[Any]):
             result = result_of(letter) if given_up_by_broker else None
             if result is not None:
                 recorded = await self._record(result)
-                if recorded is None:
+                if recorded is None and not await self._accepted(partial(self._put_by, result)):
                     return False
-                if recorded == "recorded":
+                if recorded != "duplicate":
                     await announce(self._bus, result, _reply_to(delivery), timeout=self._publish_timeout_s)
             if not await self._publish(PARKED, letter):
                 return False
@@ -195,6 +198,8 @@ class DLQReaper(Actor[Any]):
                 # Its fate may stand in the index alone, if its writer was killed in between.
                 at, by = known.since or at, known.by
             else:
+                if await self._has_succeeded(letter):
+                    return True
                 if not await self._accepted(partial(self._send_again, replay)):
                     return False
                 self._tell_replayed(letter, at)
@@ -218,7 +223,19 @@ class DLQReaper(Actor[Any]):
         return replay if replay.is_task else None
 
     async def _send_again(self, replay: Replay) -> None:
-        await self._bus.publish(replay.exchange, replay.key, replay.message, timeout=self._publish_timeout_s)
+        await self._send(replay.exchange, replay.key, replay.message)
+
+    async def _has_succeeded(self, letter: DeadLetter) -> bool:
+        """Whether its task came to a good end after all, as it does when an executor dies behind its letter and before
+        its record: another run may succeed. A store that does not say holds up no replay."""
+        if letter.task_id is None:
+            return False
+        try:
+            with anyio.fail_after(COORD_TIMEOUT_S):
+                record = await self._coord.result(letter.task_id)
+        except (CoordError, WireError, TimeoutError):
+            return False
+        return record is not None and record.state == "succeeded" and record.generation >= letter.generation
 
     async def _known(self, letter: DeadLetter) -> ParkedLetter | None:
         """What the index says of it. It may be behind or away: then the same generation is published twice, which
@@ -273,12 +290,22 @@ class DLQReaper(Actor[Any]):
         )
 
     async def _record(self, result: TaskResult) -> Recorded | None:
-        """`None` when the store is away: nothing is settled, and it is tried again."""
+        """`None` when the store is away. Then it is asked once a second: one that hangs instead of refusing would hold
+        up all that is behind by `COORD_TIMEOUT_S` for each result."""
+        if anyio.current_time() < self._ask_again_at:
+            return None
         try:
             with anyio.fail_after(COORD_TIMEOUT_S):
                 return await self._coord.record(result, ttl_s=self._result_ttl_s)
         except (CoordError, TimeoutError):
+            self._ask_again_at = anyio.current_time() + LATER_S
             return None
+
+    async def _put_by(self, result: TaskResult) -> None:
+        await self._send(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+
+    async def _send(self, exchange: str, key: str, message: Message) -> None:
+        await self._bus.publish(exchange, key, message, timeout=self._publish_timeout_s)
 
     async def _publish(self, exchange: str, letter: DeadLetter) -> bool:
         return await self._accepted(
