@@ -127,9 +127,7 @@ def early_by(held: Held, now: datetime) -> float:
     if held.task.not_before is None:
         return 0.0
     rest_s = (held.task.not_before - now).total_seconds()
-    death = held.delivery.death
-    step = death.queue.removeprefix("retry.") if death is not None else ""
-    return 0.0 if close_enough(rest_s, int(step) if step.isdecimal() else 0) else rest_s
+    return 0.0 if close_enough(rest_s) else rest_s
 
 
 def too_late(task: Task, now: datetime) -> GaveUp | None:

@@ -34,6 +34,8 @@ __all__ = [
 MIN_DELAY_S: Final = 0.1
 """No retry comes sooner: full jitter may draw 0, and a task that fails at once would then spin."""
 
+MIN_STEP_S: Final = 1.0
+"""The shortest step of the ladder: what is early by no more runs now."""
 MAX_DELAY_S: Final = 31_536_000.0
 """A year. A bound at all, because `datetime` ends: a wait that leads beyond it must fail in the task that asks for it,
 not in the executor that obeys."""
@@ -144,11 +146,10 @@ def step_for(rest_s: float, steps: Sequence[int]) -> int:
     return steps[max(0, bisect_right(steps, rest_s) - 1)]
 
 
-def close_enough(rest_s: float, step_s: float) -> bool:
-    """Whether a task that is early by `rest_s` may run now: by a second, or by a tenth of the step it has just waited.
+def close_enough(rest_s: float) -> bool:
+    """Whether a task that is early by `rest_s` may run now: the shortest step is a second.
 
-    Without the tenth a long delay would end in a walk down every step of the ladder, for seconds that nobody misses. A
-    tenth of its whole delay, on the other hand, would run a task for tomorrow two hours early. `step_s`: 0 when it has
-    waited on no step yet.
+    To let a long delay end early by a tenth of it, or of its last step, is no bargain: of the twelve hops that a delay
+    below a day takes on average it saves two, and a task for tomorrow morning may run two hours early.
     """
-    return rest_s <= max(1.0, 0.1 * step_s)
+    return rest_s <= MIN_STEP_S

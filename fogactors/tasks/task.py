@@ -141,8 +141,8 @@ class TaskDef(Generic[P, R]):
 
     @property
     def delay_s(self) -> float | None:
-        """Seconds after the submit before which it does not start: give or take one, or a tenth of the last step
-        it waited on the way (delays are made of fixed steps, the shortest of which is a second)."""
+        """Seconds after the submit before which it does not start, give or take one: delays are made of fixed steps,
+        the shortest of which is a second."""
         return self._settings.delay_s
 
     @property

@@ -203,8 +203,8 @@ async def test_tomorrow_is_now():
         handle = await system.submit(charge.options(not_before=tomorrow), 7)
         assert await handle.result(timeout=5) == "ok"
         started = system.recorder.of(TaskStarted)[0].at
-        # A tenth of the last step, the longest of which is 65,536 s: that is how delays are.
-        assert timedelta(0) <= tomorrow - started + timedelta(seconds=1) < timedelta(seconds=6_555)
+        assert abs(started - tomorrow) < timedelta(seconds=60)  # never earlier than by a second, that is how delays are
+        assert tomorrow - started < timedelta(seconds=1.1)
         assert system.now() >= started
 
 
@@ -212,7 +212,7 @@ async def test_a_day_is_many_hops_and_each_attempt_is_counted_once():
     async with fog() as system:
         handle = await system.submit(charge.options(delay_s=DAY_S), 7)
         assert (await handle.outcome(timeout=5)).attempts == 1
-        assert 0.9 * DAY_S < system.clock.skew_s <= DAY_S
+        assert DAY_S - 2 < system.clock.skew_s <= DAY_S
 
 
 async def test_what_is_sooner_comes_first():
