@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import anyio
 
+from fogactors.app.reach import broker_error
 from fogactors.app.settings import Settings
 from fogactors.bus import Bus, MemoryBroker, MemoryBus, QueueDepth
 from fogactors.bus.amqp import AmqpBus
@@ -159,8 +160,10 @@ async def _await_broker(settings: Settings) -> None:
             break
         except BusUnavailable as error:
             if anyio.current_time() >= deadline:
-                text = f"{error} (waited {settings.bus.boot_wait_s:g} s: [bus] boot_wait_s)"
+                text = f"{broker_error(error)} (waited {settings.bus.boot_wait_s:g} s: [bus] boot_wait_s)"
                 raise BusUnavailable(text) from error
+        except AccessRefused as error:
+            raise broker_error(error) from error
         await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
         tries += 1
     try:

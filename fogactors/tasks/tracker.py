@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from fogactors.bus.base import Bus
 from fogactors.coord.base import CANCEL_KEEP_S, RESULT_TTL_S, Coord
-from fogactors.errors import BusError, CoordUnavailable, WireError
+from fogactors.errors import BusError, CoordError, CoordUnavailable, WireError
 from fogactors.messages import UTC, Command, ControlReply, TaskResult, TaskState
 from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.orders import ANSWER_S, Orders
@@ -75,17 +75,18 @@ class Tracker:
         One that has ended keeps its end. `name`: the task's, for its record. `wait_s`: how long to wait for the
         executor that has it. Idempotent.
 
-        Raises `CoordUnavailable` when it could not be recorded, and `BusUnavailable` when the executors could not be
-        told; what could be done is done then, and the error says what it was.
+        Raises `CoordError` when it could not be recorded, and `BusError` when the executors could not be told; what
+        could be done is done then, and the error says what it was.
         """
         try:
             record = await self._record(task_id, name)
-        except CoordUnavailable as away:
+        except CoordError as away:
             try:
                 told = _said(await self._ask("cancel", task_id, wait_s))
             except BusError as error:
                 told = f"the executors could not be told either ({error})"
-            raise CoordUnavailable(f"{task_id} is not recorded as cancelled: {away}; {told}; cancel it again") from away
+            # The same type, so that the exit code and an `except` say the same of it.
+            raise type(away)(f"{task_id} is not recorded as cancelled: {away}; {told}; cancel it again") from away
         if record.state != "cancelled":
             return Cancellation(
                 task_id=task_id,
@@ -97,7 +98,6 @@ class Tracker:
         try:
             held = await self._ask("cancel", task_id, wait_s)
         except BusError as error:
-            # The same type, so that the exit code and an `except` say the same of it.
             raise type(error)(
                 f"{task_id} is recorded as cancelled, but the executors could not be told: {error}; "
                 "one that runs it goes on until it connects again, so cancel it again",
@@ -112,8 +112,8 @@ class Tracker:
     async def where(self, task_id: str, *, wait_s: float = ANSWER_S) -> Whereabouts:
         """The record, or else what the executor says that has it. `wait_s`: how long to wait for one.
 
-        Raises `CoordUnavailable` when there is no answer and the record cannot be read, `BusUnavailable` when there is
-        no record and the executors cannot be asked.
+        Raises `CoordError` when there is no answer and the record cannot be read, `BusError` when there is no record
+        and the executors cannot be asked.
         """
         record, away = None, None
         try:
@@ -127,7 +127,7 @@ class Tracker:
                     attempts=record.attempts,
                     since=record.finished,
                 )
-        except (CoordUnavailable, WireError) as error:
+        except (CoordError, WireError) as error:
             away = error
         held = await self._ask("where", task_id, wait_s)
         if held is not None:
@@ -140,22 +140,18 @@ class Tracker:
                 since=held.since,
             )
         if away is not None:
-            raise CoordUnavailable(f"no executor has {task_id}, and its record cannot be read: {away}") from away
+            kind = type(away) if isinstance(away, CoordError) else CoordUnavailable
+            raise kind(f"no executor has {task_id}, and its record cannot be read: {away}") from away
         return Whereabouts(task_id=task_id, state="queued or unknown", name=record.name if record else "")
 
     async def _record(self, task_id: str, name: str) -> TaskResult:
-        """The record that stands."""
-
-        async def cancel(generation: int) -> TaskResult:
-            result = TaskResult(
-                task_id=task_id, name=name, state="cancelled", generation=generation, finished=self._now()
-            )
-            return await self._coord.cancel(
-                result, ttl_s=self._result_ttl_s, keep_s=max(CANCEL_KEEP_S, self._result_ttl_s)
-            )
-
-        record = await cancel(0)
-        return await cancel(record.generation + 1) if await self._is_replayed(record) else record
+        """The record that stands. Which generation lives is asked of the dead letter and not of the record, which may
+        have run out while a replay waits for hours."""
+        letter, generation = await self._coord.letters.get(task_id), 0
+        if letter is not None:
+            generation = letter.generation + (letter.state == "replayed")
+        result = TaskResult(task_id=task_id, name=name, state="cancelled", generation=generation, finished=self._now())
+        return await self._coord.cancel(result, ttl_s=self._result_ttl_s, keep_s=max(CANCEL_KEEP_S, self._result_ttl_s))
 
     async def _is_replayed(self, record: TaskResult) -> bool:
         """Whether the dead letter of this end was published once more: then the task lives again, though its record

@@ -222,6 +222,27 @@ async def test_a_redis_that_is_away_is_said_and_the_executor_ends_the_task_all_t
         assert (await handle.outcome(WITHIN_S)).state == "cancelled"  # the executor has a Redis, and records it
 
 
+async def test_a_broker_that_is_away_is_said_and_what_redis_knows_is_done_all_the_same(fog):
+    async with ticking(fog) as it:
+        await it.executor()
+        done = await it.submit("once")
+        assert await done.result(10) == 1
+        waiting = await it.submit("once", not_before=datetime.now(UTC) + timedelta(hours=1))
+        elsewhere = replace(fog.services, amqp_url="amqp://a:b@127.0.0.1:1/x")
+        quick = {"services": elsewhere, "BUS__BOOT_WAIT_S": "1"}
+        found = await fog.run("where", done.id, **quick)  # its record is enough
+        assert (found.code, found.err) == (0, "")
+        unknown = await fog.run("where", waiting.id, **quick)
+        assert (unknown.code, unknown.out, len(unknown.said)) == (3, "", 1)
+        assert "the broker ([bus] url) cannot be reached: " in unknown.err
+        cancelled = await fog.run("cancel", waiting.id, **quick)
+        assert (cancelled.code, cancelled.out, len(cancelled.said)) == (3, "", 1)
+        assert (
+            f"fogactors: {waiting.id} is recorded as cancelled, but the executors could not be told: " in cancelled.err
+        )
+        assert (await waiting.outcome(WITHIN_S)).state == "cancelled"
+
+
 async def test_a_thousand_orders_share_one_queue(fog):
     async with ticking(fog) as it:
         before = time.monotonic()

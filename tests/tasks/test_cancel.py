@@ -12,7 +12,7 @@ from fogactors.bus import MemoryBroker, MemoryBus
 from fogactors.coord import MemoryCoord, MemoryStore
 from fogactors.coord.letters import ParkedLetter
 from fogactors.core import ActorStarted
-from fogactors.errors import BusUnavailable, CoordUnavailable, TaskCancelled
+from fogactors.errors import BusUnavailable, CoordRefused, CoordUnavailable, TaskCancelled
 from fogactors.messages import DeadLetterFate, TaskResult
 from fogactors.tasks.client import Submitter
 from fogactors.tasks.events import TaskEnded, TaskStarted
@@ -20,7 +20,7 @@ from fogactors.tasks.tracker import THREAD, Cancellation, Tracker, Whereabouts
 from fogactors.testing import eventually
 from fogactors.wire import fog_topology
 from tests.tasks import fog_tasks as tasks
-from tests.tasks.harness import fog, settled
+from tests.tasks.harness import Refusing, fog, settled
 
 pytestmark = pytest.mark.asyncio
 
@@ -169,6 +169,39 @@ async def test_a_replay_of_a_dead_letter_is_cancelled_as_what_it_is():
         assert (await it.tracker.cancel("a-1", wait_s=0.01)).state == "cancelled"
         assert await it.coord.cancelled() == {"a-1": 1}
         assert (await it.coord.result("a-1")).generation == 1
+
+
+@pytest.mark.parametrize("ended", ["failed", "cancelled"])
+async def test_a_replay_that_waits_for_longer_than_the_old_end_is_kept_is_cancelled(ended):
+    async with alone() as it:
+        await it.record(ended)
+        await it.replay()
+        it.store.expire_now("results")
+        assert (await it.tracker.cancel("a-1", wait_s=0.01)).state == "cancelled"
+        assert await it.coord.cancelled() == {"a-1": 1}
+
+
+async def test_a_replay_that_has_ended_keeps_its_end():
+    async with alone() as it:
+        await it.replay()
+        await it.record("succeeded", generation=1)
+        assert (await it.tracker.cancel("a-1", wait_s=0.01)).note == "it had already succeeded"
+        assert await it.coord.cancelled() == {}
+
+
+async def test_a_store_that_refuses_keeps_no_executor_from_being_told_or_asked():
+    async with listening() as system:
+        handle = await system.submit(tasks.hold, "a")
+        started = await system.recorder.wait_for(TaskStarted, task_id=handle.id)
+        tracker = Tracker(system.bus, Refusing(MemoryCoord(system.store), "cancel", "result"))
+        found = await tracker.where(handle.id)
+        assert (found.state, found.since) == ("running", started.at)
+        with pytest.raises(CoordRefused, match=rf"^{handle.id} is not recorded as .*: no permission; {WORKER} had it"):
+            await tracker.cancel(handle.id)
+        await system.wait_idle()
+        with pytest.raises(CoordRefused, match=rf"^no executor has {handle.id}, and its record cannot be read: no per"):
+            await tracker.where(handle.id, wait_s=0.01)
+        await tracker.close()
 
 
 async def test_while_the_store_is_away_the_executors_are_told_and_the_error_says_so():

@@ -13,6 +13,7 @@ from fogactors.app import boot
 from fogactors.app.cli.common import print_json, state
 from fogactors.app.cli.dlq.options import EXIT_FAILED, say
 from fogactors.app.dlq import Operator, Tally
+from fogactors.app.reach import connect_broker
 from fogactors.app.services import role_body
 from fogactors.app.settings import Settings
 from fogactors.bus.amqp import AmqpBus
@@ -45,7 +46,7 @@ async def open_bus(settings: Settings) -> AsyncGenerator[Bus]:
     """The way to the stream and to the queues. Raises `BusUnavailable`, `AccessRefused`."""
     bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/dlq", max_body=role_body(settings))
     try:
-        await bus.open(timeout=max(1.0, settings.bus.boot_wait_s))
+        await connect_broker(bus, settings)
         yield bus
     finally:
         with anyio.move_on_after(CLOSE_S, shield=True):
