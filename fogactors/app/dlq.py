@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fogactors.app.dlq_reader import PastEvent, StreamReader
-from fogactors.app.dlq_select import Selection, find, get
+from fogactors.app.dlq_select import Selection, find, get, missing, no_letter
 from fogactors.bus.base import Bus, Message
 from fogactors.coord.base import Coord
 from fogactors.coord.letters import ParkedLetter
@@ -166,6 +166,7 @@ class Operator:
         what was replayed already."""
         async with StreamReader(self._bus) as reader:
             due = anyio.current_time()
+            await self._name_missing(selection)
             async for batch in find(self._coord, selection, self._now()):
                 for entry in batch:
                     await self._wait(due - anyio.current_time())
@@ -177,6 +178,7 @@ class Operator:
 
     async def purge(self, selection: Selection) -> Tally:
         """Mark each letter as purged: the index forgets it. Its body stays in the stream until its time is over."""
+        await self._name_missing(selection)
         async for batch in find(self._coord, selection, self._now()):
             for few in _batched(batch, PURGES):
                 async with anyio.create_task_group() as tasks:
@@ -193,6 +195,7 @@ class Operator:
             async def copy(entry: ParkedLetter) -> None:
                 write(await reader.letter(entry))
 
+            await self._name_missing(selection)
             async for batch in find(self._coord, selection, self._now()):
                 for entry in batch:
                     if not await self._attempt(entry, lambda entry=entry: copy(entry)):
@@ -221,6 +224,12 @@ class Operator:
         await self._mark(entry, "replayed")
 
     # -- one letter
+
+    async def _name_missing(self, selection: Selection) -> None:
+        for id_ in await missing(self._coord, selection):
+            self.tally.failed[id_] = no_letter(id_)
+            self._tell(no_letter(id_))
+            self._on_progress(self.tally)
 
     async def _attempt(self, entry: ParkedLetter, act: Callable[[], Awaitable[None]]) -> bool:
         """Whether to go on."""

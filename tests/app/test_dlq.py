@@ -39,7 +39,8 @@ async def chosen(here, **filters):
     ("filters", "expected"),
     [
         ({}, ["a", "b", "c"]),
-        ({"reason": "expired"}, ["b"]),
+        ({"reasons": {"expired"}}, ["b"]),
+        ({"reasons": {"expired", "failed"}, "task": "shop.*"}, ["a", "b"]),
         ({"task": "shop.add"}, ["a"]),
         ({"task": "shop.*"}, ["a", "b"]),
         ({"queue": "tasks.*.heavy"}, ["b"]),
@@ -65,12 +66,21 @@ async def test_filters(filters, expected):
         assert await chosen(here, **filters) == expected
 
 
-async def test_an_id_that_is_not_there_is_named_and_nothing_is_done():
+@pytest.mark.parametrize("verb", ["replay", "purge", "export"])
+async def test_an_id_that_is_not_there_is_named_and_the_others_go_on(verb):
     async with desk() as here:
         await here.park(letter_of("a"))
+        operator, got = here.operator(), []
+        more = (got.append,) if verb == "export" else ()
+        tally = await getattr(operator, verb)(Selection(ids=("b", "a")), *more)
+        assert (tally.done, list(tally.failed)) == (1, ["b"])
+        assert here.told == ["there is no dead letter 'b'; `fogactors dlq list --state all` shows them"]
+
+
+async def test_to_look_at_one_that_is_not_there_says_so():
+    async with desk() as here:
         with pytest.raises(DeadLetterMissing, match="'b'"):
-            await here.operator().replay(Selection(ids=("a", "b")))
-        assert await here.tasks() == []
+            await here.operator().get("b")
 
 
 # -- replay
@@ -300,7 +310,7 @@ async def test_an_edit_that_nobody_indexes_is_noticed(monkeypatch):
 async def test_purge_takes_letters_out_for_good():
     async with desk() as here:
         await here.park(*map(letter_of, ids(120)), letter_of("b", reason="expired"))
-        tally = await here.operator().purge(Selection(reason="failed"))
+        tally = await here.operator().purge(Selection(reasons=frozenset({"failed"})))
         assert (tally.done, tally.failed) == (120, {})
         assert await here.states() == {"b": "parked"}
         assert sorted(here.fates()) == sorted((each, "purged") for each in ids(120))

@@ -35,22 +35,29 @@ def shown(capsys, letter, history=None, **changes):
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("5m", 300), ("2h", 7200), ("3d", 259_200), ("1.5m", 90)])
 def test_ages(text, seconds):
-    assert select("list", None, False, **(NO_FILTERS | {"older_than": text})).older_than_s == seconds
+    assert select("list", None, False, (NO_FILTERS | {"older_than": text})).older_than_s == seconds
 
 
 @pytest.mark.parametrize("text", ["5", "m", "-5m", "5 m", "5y", "1e3s"])
 def test_what_is_no_age_is_refused(text):
     with pytest.raises(ConfigError, match=re.escape(repr(text))):
-        select("list", None, False, **(NO_FILTERS | {"older_than": text}))
+        select("list", None, False, (NO_FILTERS | {"older_than": text}))
 
 
 @pytest.mark.parametrize(
     ("ids", "everything", "reason"),
-    [(None, False, None), (["a"], True, None), (["a"], False, "failed"), (None, True, "failed")],
+    [(None, False, None), (None, False, []), (["a"], True, None), (["a"], False, ["failed"]), (None, True, ["failed"])],
 )
 def test_exactly_one_way_to_choose(ids, everything, reason):
     with pytest.raises(ConfigError, match="--all"):
-        select("replay", ids, everything, **(NO_FILTERS | {"reason": reason}))
+        select("replay", ids, everything, (NO_FILTERS | {"reason": reason}))
+
+
+def test_several_reasons_are_any_of_them():
+    chosen = select("list", None, False, (NO_FILTERS | {"reason": ["failed", "expired"]}))
+    assert chosen.reasons == {"failed", "expired"}
+    with pytest.raises(ConfigError, match=r"--reason must be one of failed, .*; got 'bored'"):
+        select("list", None, False, (NO_FILTERS | {"reason": ["failed", "bored"]}))
 
 
 # -- the list

@@ -20,6 +20,7 @@ from fogactors.app.cli.dlq.options import (
     EXIT_FAILED,
     AllOption,
     DryRun,
+    Filters,
     Ids,
     Limit,
     NewerThan,
@@ -35,7 +36,7 @@ from fogactors.app.cli.dlq.options import (
 )
 from fogactors.app.cli.dlq.shared import fetch, open_bus, summary, warn_of_lag
 from fogactors.app.dlq import Operator, Tally
-from fogactors.app.dlq_select import Selection, find
+from fogactors.app.dlq_select import Selection, find, missing, no_letter
 from fogactors.app.settings import Settings
 from fogactors.errors import ConfigError
 from fogactors.messages import DeadLetter
@@ -60,8 +61,14 @@ def replay(
 ) -> None:
     """Publish them once more, each to the queue that it came from. Exits 1 when one could not be. After an interruption
     the same command goes on with the rest."""
-    filters = {"reason": reason, "task": task, "queue": queue, "older_than": older_than, "newer_than": newer_than}
-    chosen = select("replay", ids, everything, **filters, state_="all" if again else "parked", limit=limit)
+    filters: Filters = {
+        "reason": reason,
+        "task": task,
+        "queue": queue,
+        "older_than": older_than,
+        "newer_than": newer_than,
+    }
+    chosen = select("replay", ids, everything, filters, state_="all" if again else "parked", limit=limit)
     settings = remote_settings()
     if dry_run:
         run_main(lambda: _rehearse(settings, chosen, "replayed", json))
@@ -83,8 +90,14 @@ def purge(
     json: Json = False,
 ) -> None:
     """Take them out of the list for good. Their bodies stay in the stream until its retention is over."""
-    filters = {"reason": reason, "task": task, "queue": queue, "older_than": older_than, "newer_than": newer_than}
-    chosen = select("purge", ids, everything, **filters, state_=state, limit=limit)
+    filters: Filters = {
+        "reason": reason,
+        "task": task,
+        "queue": queue,
+        "older_than": older_than,
+        "newer_than": newer_than,
+    }
+    chosen = select("purge", ids, everything, filters, state_=state, limit=limit)
     settings = remote_settings()
     if dry_run:
         run_main(lambda: _rehearse(settings, chosen, "purged", json))
@@ -111,9 +124,15 @@ def export(
 ) -> None:
     """Write them whole, as they are in the stream: a line of JSON each, the body in base64. Exits 1 when one could not
     be read."""
-    filters = {"reason": reason, "task": task, "queue": queue, "older_than": older_than, "newer_than": newer_than}
+    filters: Filters = {
+        "reason": reason,
+        "task": task,
+        "queue": queue,
+        "older_than": older_than,
+        "newer_than": newer_than,
+    }
     everything = everything or not (ids or any(filters.values()))
-    chosen = select("export", ids, everything, **filters, state_=state, limit=limit)
+    chosen = select("export", ids, everything, filters, state_=state, limit=limit)
     settings = remote_settings()
     with _writer(out) as write:
         run_main(lambda: _export(settings, chosen, write))
@@ -157,8 +176,11 @@ def _writer(out: Path | None) -> Generator[Callable[[DeadLetter], None]]:
 async def _rehearse(settings: Settings, chosen: Selection, verb: str, json: bool) -> int:
     async with open_index(settings) as coord:
         found = await print_found(coord, chosen, json)
+        unknown = await missing(coord, chosen)
+    for id_ in unknown:
+        say(no_letter(id_))
     say(f"{found} would be {verb}; nothing was done")
-    return 0
+    return EXIT_FAILED if unknown else 0
 
 
 async def _do(
@@ -189,6 +211,8 @@ async def _do(
 
 
 async def _count(settings: Settings, chosen: Selection) -> int:
+    if chosen.ids:
+        return len(set(chosen.ids))
     async with open_index(settings) as coord:
         return sum([len(letters) async for letters in find(coord, chosen, datetime.now(UTC))])
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from fogactors.app.cli.common import Json
 from fogactors.app.cli.common import run as run_main
 from fogactors.app.cli.dlq.options import (
+    Filters,
     Limit,
     NewerThan,
     OlderThan,
@@ -38,8 +39,14 @@ def list_(
     json: Json = False,
 ) -> None:
     """List them, the oldest first. Asks the index in Redis and no broker, and changes nothing."""
-    filters = {"reason": reason, "task": task, "queue": queue, "older_than": older_than, "newer_than": newer_than}
-    chosen = select("list", None, not any(filters.values()), **filters, state_=state, limit=limit)
+    filters: Filters = {
+        "reason": reason,
+        "task": task,
+        "queue": queue,
+        "older_than": older_than,
+        "newer_than": newer_than,
+    }
+    chosen = select("list", None, not any(filters.values()), filters, state_=state, limit=limit)
     settings = remote_settings()
     run_main(lambda: _list(settings, chosen, json))
 

@@ -7,13 +7,14 @@ import re
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, cast, get_args
+from typing import Annotated, Final, TypedDict, cast, get_args
 
 import anyio
 import typer
 
 from fogactors.app.cli.common import load_settings
 from fogactors.app.dlq_select import Selection
+from fogactors.app.reach import connect_redis
 from fogactors.app.settings import Settings
 from fogactors.coord.base import Coord
 from fogactors.coord.redis import RedisCoord
@@ -24,6 +25,7 @@ __all__ = [
     "EXIT_FAILED",
     "AllOption",
     "DryRun",
+    "Filters",
     "Id",
     "Ids",
     "Limit",
@@ -47,7 +49,10 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Id = Annotated[str, typer.Argument(metavar="ID", help="The dead letter; a task's is the task's id.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Which letters; or filters, or --all.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All that are parked.")]
-ReasonFilter = Annotated[str | None, typer.Option("--reason", metavar="REASON", help=", ".join(get_args(Reason)) + ".")]
+ReasonFilter = Annotated[
+    list[str] | None,
+    typer.Option("--reason", metavar="REASON", help=f"Of this reason; repeatable: {', '.join(get_args(Reason))}."),
+]
 TaskFilter = Annotated[
     str | None, typer.Option("--task", metavar="NAME", help="Of this task, or of all that fit: 'shop.*'.")
 ]
@@ -63,32 +68,32 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which they are, and do nothing.")]
 
 
+class Filters(TypedDict):
+    """As they stand on the command line."""
+
+    reason: list[str] | None
+    task: str | None
+    queue: str | None
+    older_than: str | None
+    newer_than: str | None
+
+
 def select(
     verb: str,
     ids: list[str] | None,
     everything: bool,
+    filters: Filters,
     *,
-    reason: str | None,
-    task: str | None,
-    queue: str | None,
-    older_than: str | None,
-    newer_than: str | None,
     state_: str = "parked",
     limit: int | None = None,
 ) -> Selection:
     """From the command line. Raises `ConfigError`, also where nothing is selected or the same thing twice."""
-    if reason is not None and reason not in get_args(Reason):
-        raise ConfigError(f"--reason must be one of {', '.join(get_args(Reason))}; got {reason!r}")
+    for each in filters["reason"] or ():
+        if each not in get_args(Reason):
+            raise ConfigError(f"--reason must be one of {', '.join(get_args(Reason))}; got {each!r}")
     if state_ not in ("parked", "replayed", "all"):
         raise ConfigError(f"--state must be parked, replayed or all; got {state_!r}")
-    filters: dict[str, Any] = {
-        "reason": reason,
-        "task": task,
-        "queue": queue,
-        "older_than_s": _age("--older-than", older_than),
-        "newer_than_s": _age("--newer-than", newer_than),
-    }
-    given = [bool(ids), everything, any(value is not None for value in filters.values())]
+    given = [bool(ids), everything, any(filters.values())]
     if sum(given) != 1:
         what = "all of these exclude each other" if any(given) else "nothing is selected"
         raise ConfigError(f"dlq {verb}: name letters by their ids, or by filters such as --reason, or --all: {what}")
@@ -96,7 +101,14 @@ def select(
         raise ConfigError(f"dlq {verb}: --limit is for filters and --all, not for ids")
     states = ("parked", "replayed") if state_ == "all" else (state_,)
     return Selection(
-        ids=tuple(ids or ()), limit=limit, states=frozenset(cast("tuple[LetterState, ...]", states)), **filters
+        ids=tuple(ids or ()),
+        reasons=frozenset(cast("list[Reason]", filters["reason"] or [])),
+        task=filters["task"],
+        queue=filters["queue"],
+        older_than_s=_age("--older-than", filters["older_than"]),
+        newer_than_s=_age("--newer-than", filters["newer_than"]),
+        states=frozenset(cast("tuple[LetterState, ...]", states)),
+        limit=limit,
     )
 
 
@@ -124,7 +136,7 @@ async def open_index(settings: Settings) -> AsyncGenerator[Coord]:
     """The way to the index. Raises `CoordUnavailable`, `CoordRefused`."""
     coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-dlq")
     try:
-        await coord.open()
+        await connect_redis(coord, settings)
         yield coord
     finally:
         with anyio.move_on_after(CLOSE_S, shield=True):
