@@ -320,7 +320,9 @@ async def test_low_work_moves_under_constant_high_load(services):
         async with connected(services) as bus:
             for each in ("low", "high"):
                 await bus.purge(f"tasks.{each}_priority")
-    loaded = order[:250]
+    # Its consumer may come up a moment after the other's; what is not in hand does not wait there.
+    loaded = order[order.index("low") : 250]
+    assert len(loaded) > 200
     for at in range(len(loaded) - 10):
         assert "low" in loaded[at : at + 11]
     assert loaded.count("high") > len(loaded) / 2
