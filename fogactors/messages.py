@@ -183,7 +183,7 @@ LetterState = Literal["parked", "replayed", "purged"]
 
 class DeadLetterFate(Struct, kw_only=True, omit_defaults=True):
     """What became of a dead letter, in the stream behind it. `id` and `generation` are the letter's; `by`: who did it,
-    a role or `fogactors dlq`."""
+    a role or `fogactors dlq`. `replayed_as`: the generation that its task runs as, where that is not the next one."""
 
     schema: str = _schema("dead_letter_fate/1")
     id: str
@@ -191,6 +191,7 @@ class DeadLetterFate(Struct, kw_only=True, omit_defaults=True):
     state: LetterState
     at: UTC
     by: str = ""
+    replayed_as: int | None = None
 
 
 class Beat(Struct, kw_only=True, omit_defaults=True):

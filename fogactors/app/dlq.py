@@ -166,7 +166,8 @@ class Operator:
         what was replayed already."""
         async with StreamReader(self._bus) as reader:
             due = anyio.current_time()
-            await self._name_missing(selection)
+            for id_ in await self._name_missing(selection):
+                self.tally.failed[id_] = no_letter(id_)
             async for batch in find(self._coord, selection, self._now()):
                 for entry in batch:
                     await self._wait(due - anyio.current_time())
@@ -178,7 +179,8 @@ class Operator:
 
     async def purge(self, selection: Selection) -> Tally:
         """Mark each letter as purged: the index forgets it. Its body stays in the stream until its time is over."""
-        await self._name_missing(selection)
+        for _ in await self._name_missing(selection):
+            self.tally.skipped += 1  # purged before: it is as it shall be
         async for batch in find(self._coord, selection, self._now()):
             for few in _batched(batch, PURGES):
                 async with anyio.create_task_group() as tasks:
@@ -195,7 +197,8 @@ class Operator:
             async def copy(entry: ParkedLetter) -> None:
                 write(await reader.letter(entry))
 
-            await self._name_missing(selection)
+            for id_ in await self._name_missing(selection):
+                self.tally.failed[id_] = no_letter(id_)
             async for batch in find(self._coord, selection, self._now()):
                 for entry in batch:
                     if not await self._attempt(entry, lambda entry=entry: copy(entry)):
@@ -221,15 +224,16 @@ class Operator:
     async def replay_letter(self, entry: ParkedLetter, letter: DeadLetter) -> None:
         """Publish a letter that is in hand, and mark it. Raises `FogError` where it cannot be."""
         await self._publish(replay_of(letter))
-        await self._mark(entry, "replayed")
+        again = letter.generation + 1 if letter.generation != entry.generation else None
+        await self._mark(entry, "replayed", replayed_as=again)
 
     # -- one letter
 
-    async def _name_missing(self, selection: Selection) -> None:
-        for id_ in await missing(self._coord, selection):
-            self.tally.failed[id_] = no_letter(id_)
+    async def _name_missing(self, selection: Selection) -> list[str]:
+        unknown = await missing(self._coord, selection)
+        for id_ in unknown:
             self._tell(no_letter(id_))
-            self._on_progress(self.tally)
+        return unknown
 
     async def _attempt(self, entry: ParkedLetter, act: Callable[[], Awaitable[None]]) -> bool:
         """Whether to go on."""
@@ -268,13 +272,15 @@ class Operator:
         if again and letter.task_id is not None:
             # An executor that finds the record of this generation would take it for the same run, and not run it.
             record = await self._coord.result(letter.task_id)
-            if record is not None and record.generation > letter.generation:
-                letter = replace(letter, generation=record.generation)
+            last = max(record.generation if record is not None else 0, entry_now.living)
+            letter = replace(letter, generation=max(last, letter.generation))
         await self.replay_letter(entry_now, letter)
 
-    async def _mark(self, entry: ParkedLetter, state: LetterState) -> None:
+    async def _mark(self, entry: ParkedLetter, state: LetterState, *, replayed_as: int | None = None) -> None:
         # The stream first: the index can be built anew from it, not the other way round.
-        fate = DeadLetterFate(id=entry.id, generation=entry.generation, state=state, at=self._now(), by=BY)
+        fate = DeadLetterFate(
+            id=entry.id, generation=entry.generation, state=state, at=self._now(), by=BY, replayed_as=replayed_as
+        )
         try:
             await publish_fate(self._bus, fate, timeout=self._timeout_s)
         except (Unroutable, QueueFull) as error:

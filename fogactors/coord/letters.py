@@ -25,7 +25,7 @@ BATCH = 1000
 class ParkedLetter(Struct, kw_only=True, omit_defaults=True):
     """One dead letter as the index knows it. `offset`: where its `DeadLetter` stands in the stream; `error`: one
     line; `size`: bytes of its body; `since`: when it came into its `state`, absent for one that was never touched;
-    `by`: who brought it there. All else is the letter's."""
+    `by`: who brought it there; `replayed_as` as in its fate. All else is the letter's."""
 
     id: str
     offset: int
@@ -46,6 +46,14 @@ class ParkedLetter(Struct, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
     since: UTC | None = None
     by: str = ""
+    replayed_as: int | None = None
+
+    @property
+    def living(self) -> int:
+        """The generation of its task that is the last to have been published, as far as is known here."""
+        if self.state != "replayed":
+            return self.generation
+        return self.generation + 1 if self.replayed_as is None else self.replayed_as
 
 
 @runtime_checkable

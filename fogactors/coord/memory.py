@@ -165,6 +165,9 @@ class MemoryStore:
             if not same or begun.hops > mine.hops:
                 return False
         self._attempts.put(key, mine, ttl_s)
+        known = self._results.get(mine.task_id)
+        if known is not None and known.generation >= mine.generation:
+            self._attempts.end_with(key, self._results, mine.task_id)
         return True
 
     def publish(self, channel: str, payload: str) -> None:

@@ -49,7 +49,7 @@ class LetterTable:
             if (known.generation, known.revision) == age:
                 known.offset = letter.offset
             return
-        self._letters[letter.id] = replace(letter, state="parked", since=None, by="")
+        self._letters[letter.id] = replace(letter, state="parked", since=None, by="", replayed_as=None)
 
     def mark(self, fate: DeadLetterFate) -> None:
         letter, before = self._letters.get(fate.id), self._fates.get(fate.id)
@@ -69,7 +69,7 @@ class LetterTable:
             return None
         if fate is None or fate.generation != letter.generation:
             return copy.copy(letter)
-        return replace(letter, state=fate.state, since=fate.at, by=fate.by)
+        return replace(letter, state=fate.state, since=fate.at, by=fate.by, replayed_as=fate.replayed_as)
 
     def in_order(self) -> list[str]:
         return sorted(self._letters, key=lambda each: self._letters[each].offset)

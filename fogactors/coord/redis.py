@@ -158,8 +158,9 @@ class RedisCoord:
     # -- attempts
 
     async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
-        key, args = _attempt_key(copy.generation, copy.task_id), [copy.attempt, copy.mark, copy.hops, _ms(ttl_s)]
-        return bool(await self._script("begin an attempt", scripts.BEGIN, [key], args))
+        keys = [_attempt_key(copy.generation, copy.task_id), _result_key(copy.task_id)]
+        args = [copy.attempt, copy.mark, copy.hops, _ms(ttl_s), copy.generation]
+        return bool(await self._script("begin an attempt", scripts.BEGIN, keys, args))
 
     # -- dead letters
 

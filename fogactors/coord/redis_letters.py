@@ -89,7 +89,7 @@ def _written(record: ParkedLetter | DeadLetterFate) -> tuple[Any, ...]:
     """What `APPLY` reads of one record. A letter's state is its fate's, which stands beside it."""
     if isinstance(record, DeadLetterFate):
         return record.id, record.generation, "", record.state, encode(record), _us(record.at)
-    letter = replace(record, state="parked", since=None, by="")
+    letter = replace(record, state="parked", since=None, by="", replayed_as=None)
     return letter.id, letter.generation, letter.revision, letter.offset, encode(letter), _us(letter.last)
 
 
@@ -107,7 +107,7 @@ def _letter(body: bytes | None, offset: bytes | None, fate_body: bytes | None) -
     except WireError:
         return letter
     if fate is not None and fate.generation == letter.generation:
-        letter.state, letter.since, letter.by = fate.state, fate.at, fate.by
+        letter.state, letter.since, letter.by, letter.replayed_as = fate.state, fate.at, fate.by, fate.replayed_as
     return letter
 
 

@@ -14,11 +14,11 @@ RECORD: Final = """
 local function record(key, attempt, body, generation, ttl, channel, id)
   local known = redis.call('GET', key)
   if known then
-    if known == body then return 1 end
     local readable, old = pcall(cjson.decode, known)
-    if readable and (old['generation'] or 0) >= tonumber(generation) then
-      redis.call('PEXPIRE', attempt, redis.call('PTTL', key))
-      return 0
+    if known == body or (readable and (old['generation'] or 0) >= tonumber(generation)) then
+      local rest = redis.call('PTTL', key)
+      if rest > 0 then redis.call('PEXPIRE', attempt, rest) end
+      return known == body and 1 or 0
     end
   end
   redis.call('SET', key, body, 'PX', ttl)
@@ -98,14 +98,22 @@ return redis.call('GET', KEYS[1])
 )
 
 BEGIN: Final = """
--- KEYS: attempt. ARGV: attempt, mark, hops, ttl in ms. 1: it may run, 0: a later one has begun, or another copy.
+-- KEYS: attempt, result. ARGV: attempt, mark, hops, ttl in ms, generation. 1: it may run, 0: a later one has begun, or
+-- another copy. Where the task has ended meanwhile it ends with the record, as in RECORD.
 local known = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''
 local attempt, hops, mark = string.match(known, '^(%d+) (%d+) (.*)$')
 if attempt then
   local begun, mine = tonumber(attempt), tonumber(ARGV[1])
   if begun > mine or (begun == mine and (mark ~= ARGV[2] or tonumber(hops) > tonumber(ARGV[3]))) then return 0 end
 end
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ARGV[4])
+local ttl = tonumber(ARGV[4])
+local record = redis.call('TYPE', KEYS[2]).ok == 'string' and redis.call('GET', KEYS[2])
+if record then
+  local readable, ended = pcall(cjson.decode, record)
+  local rest = redis.call('PTTL', KEYS[2])
+  if readable and rest > 0 and (ended['generation'] or 0) >= tonumber(ARGV[5]) then ttl = rest end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ttl)
 return 1
 """
 

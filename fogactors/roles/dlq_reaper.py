@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -34,7 +34,7 @@ from fogactors.bus.base import Bus, Consumer, Delivery, Message
 from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
 from fogactors.coord.letters import ParkedLetter
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
-from fogactors.errors import ActorError, BusError, CoordError, FogError, WireError
+from fogactors.errors import ActorError, BusError, CoordError, CoordUnavailable, FogError, WireError
 from fogactors.messages import DeadLetter, DeadLetterFate, Task, TaskResult
 from fogactors.roles import dlq_indexer
 from fogactors.roles.base import RoleContext, controlled
@@ -49,7 +49,7 @@ from fogactors.tasks.deadletter import (
 from fogactors.tasks.events import DuplicateResult, TaskDeadLettered
 from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.failures import brief
-from fogactors.tasks.feed import announce
+from fogactors.tasks.feed import announce, fits_key
 from fogactors.tasks.replay import DlqConfig, Replay, replay_of
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import DLQ, DLX, PARKED, RESULTS, RESULTS_PENDING
@@ -60,6 +60,11 @@ PREFETCH: Final = 32
 LATER_S: Final = 1.0
 """How long to wait before the store, or a queue that refused, is tried again."""
 COORD_TIMEOUT_S: Final = 1.0
+UNTOLD: Final = "result.untold"
+"""The type of a result in `results.pending` that nobody was told of; an executor tells of its own before it puts them
+by. Its `reply_to` is its task's."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,7 @@ class _Letter:
 
     delivery: Delivery
     letter: DeadLetter
+    ended: bool = False
     parked: bool = False
     fate: DeadLetterFate | None = None
 
@@ -151,14 +157,12 @@ class DLQReaper(Actor[Any]):
         """Whether it is settled; so that a crash between two steps only repeats them."""
         letter, delivery = held.letter, held.delivery
         given_up_by_broker = delivery.type != DEAD_LETTER_TYPE
+        if given_up_by_broker and not held.ended:
+            result = result_of(letter)
+            if result is not None and not await self._end(result, _reply_to(delivery)):
+                return False
+            held.ended = True
         if not held.parked:
-            result = result_of(letter) if given_up_by_broker else None
-            if result is not None:
-                recorded = await self._record(result)
-                if recorded is None and not await self._accepted(partial(self._put_by, result)):
-                    return False
-                if recorded != "duplicate":
-                    await announce(self._bus, result, _reply_to(delivery), timeout=self._publish_timeout_s)
             if not await self._publish(PARKED, letter):
                 return False
             held.parked = True
@@ -168,6 +172,20 @@ class DLQReaper(Actor[Any]):
             return False
         await delivery.ack()
         return True
+
+    async def _end(self, result: TaskResult, reply_to: str | None) -> bool:
+        """False when neither the store nor the bus took it. Nobody is told of an end that is put by before it is
+        recorded: the store may know of another."""
+        recorded = await self._record(result)
+        if recorded is None:
+            return await self._accepted(partial(self._put_by, result, reply_to))
+        if recorded == "recorded":
+            await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)
+        return True
+
+    async def _put_by(self, result: TaskResult, reply_to: str | None) -> None:
+        message = Message(encode(result), type=UNTOLD, reply_to=reply_to if fits_key(reply_to or "") else None)
+        await self._bus.publish(RESULTS, RESULTS_PENDING, message, timeout=self._publish_timeout_s)
 
     def _tell_given_up(self, letter: DeadLetter) -> None:
         self.ctx.emit(
@@ -194,12 +212,15 @@ class DLQReaper(Actor[Any]):
             if replay is None or (known is not None and known.generation > letter.generation):
                 return True
             at, by = self._now(), self._worker
+            record = await self._recorded(letter)
             if known is not None and known.generation == letter.generation and known.state == "replayed":
                 # Its fate may stand in the index alone, if its writer was killed in between.
                 at, by = known.since or at, known.by
+            elif record is not None and record.generation > letter.generation:
+                pass  # one was killed behind its publish; the replay has ended by now, and only the mark is missing
+            elif record is not None and record.generation == letter.generation and record.state == "succeeded":
+                return True  # an executor that dies between letter and record leaves the task to another
             else:
-                if await self._has_succeeded(letter):
-                    return True
                 if not await self._accepted(partial(self._send_again, replay)):
                     return False
                 self._tell_replayed(letter, at)
@@ -209,8 +230,7 @@ class DLQReaper(Actor[Any]):
 
     async def _mark(self, fate: DeadLetterFate) -> None:
         """So that the next to hold this entry, should we be killed now, need not wait for it to come by the stream."""
-        with suppress(CoordError), anyio.move_on_after(COORD_TIMEOUT_S):
-            await self._coord.letters.mark(fate)
+        await self._ask(lambda: self._coord.letters.mark(fate))
 
     def _replay_of(self, letter: DeadLetter) -> Replay | None:
         now = self._now()
@@ -223,28 +243,17 @@ class DLQReaper(Actor[Any]):
         return replay if replay.is_task else None
 
     async def _send_again(self, replay: Replay) -> None:
-        await self._send(replay.exchange, replay.key, replay.message)
+        await self._bus.publish(replay.exchange, replay.key, replay.message, timeout=self._publish_timeout_s)
 
-    async def _has_succeeded(self, letter: DeadLetter) -> bool:
-        """Whether its task came to a good end after all, as it does when an executor dies behind its letter and before
-        its record: another run may succeed. A store that does not say holds up no replay."""
-        if letter.task_id is None:
-            return False
-        try:
-            with anyio.fail_after(COORD_TIMEOUT_S):
-                record = await self._coord.result(letter.task_id)
-        except (CoordError, WireError, TimeoutError):
-            return False
-        return record is not None and record.state == "succeeded" and record.generation >= letter.generation
+    async def _recorded(self, letter: DeadLetter) -> TaskResult | None:
+        """A store that does not say holds up no replay."""
+        task_id = letter.task_id
+        return await self._ask(lambda: self._coord.result(task_id)) if task_id is not None else None
 
     async def _known(self, letter: DeadLetter) -> ParkedLetter | None:
         """What the index says of it. It may be behind or away: then the same generation is published twice, which
         costs a run at most."""
-        try:
-            with anyio.fail_after(COORD_TIMEOUT_S):
-                return await self._coord.letters.get(letter.id)
-        except (CoordError, TimeoutError):
-            return None
+        return await self._ask(lambda: self._coord.letters.get(letter.id))
 
     def _tell_replayed(self, letter: DeadLetter, at: datetime) -> None:
         self.ctx.emit(
@@ -273,6 +282,8 @@ class DLQReaper(Actor[Any]):
                 return False
             if recorded == "duplicate":
                 self._tell_duplicate(result)
+            elif delivery.type == UNTOLD:
+                await announce(self._bus, result, delivery.reply_to, timeout=self._publish_timeout_s)
         await delivery.ack()
         return True
 
@@ -290,22 +301,22 @@ class DLQReaper(Actor[Any]):
         )
 
     async def _record(self, result: TaskResult) -> Recorded | None:
-        """`None` when the store is away. Then it is asked once a second: one that hangs instead of refusing would hold
-        up all that is behind by `COORD_TIMEOUT_S` for each result."""
+        """`None` when the store is away."""
+        return await self._ask(lambda: self._coord.record(result, ttl_s=self._result_ttl_s))
+
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T | None:
+        """`None` when the store does not say. One that is away is asked once a second: one that hangs instead of
+        refusing would hold up all that is behind by `COORD_TIMEOUT_S` for each question."""
         if anyio.current_time() < self._ask_again_at:
             return None
         try:
             with anyio.fail_after(COORD_TIMEOUT_S):
-                return await self._coord.record(result, ttl_s=self._result_ttl_s)
-        except (CoordError, TimeoutError):
+                return await question()
+        except (CoordUnavailable, TimeoutError):
             self._ask_again_at = anyio.current_time() + LATER_S
-            return None
-
-    async def _put_by(self, result: TaskResult) -> None:
-        await self._send(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
-
-    async def _send(self, exchange: str, key: str, message: Message) -> None:
-        await self._bus.publish(exchange, key, message, timeout=self._publish_timeout_s)
+        except (CoordError, WireError):  # it refuses this one, or what it holds cannot be read
+            pass
+        return None
 
     async def _publish(self, exchange: str, letter: DeadLetter) -> bool:
         return await self._accepted(

@@ -10,10 +10,14 @@ from fogactors.messages import TaskResult
 from fogactors.wire.codec import encode
 from fogactors.wire.topology import RESULTS
 
-__all__ = ["announce"]
+__all__ = ["announce", "fits_key"]
 
 _KEY_LIMIT: Final = 255
 """Bytes of a routing key (an AMQP short string). A foreign task's name or `reply_to` may be longer."""
+
+
+def fits_key(text: str) -> bool:
+    return len(text.encode()) <= _KEY_LIMIT
 
 
 async def announce(bus: Bus, result: TaskResult, reply_to: str | None, *, timeout: float) -> None:
@@ -25,7 +29,7 @@ async def announce(bus: Bus, result: TaskResult, reply_to: str | None, *, timeou
     if reply_to and reply_to.startswith("reply."):
         keys.append(reply_to)
     for key in keys:
-        if len(key.encode()) > _KEY_LIMIT:
+        if not fits_key(key):
             continue
         try:
             await bus.publish(RESULTS, key, message, mandatory=False, timeout=timeout)

@@ -147,19 +147,16 @@ class Tracker:
     async def _record(self, task_id: str, name: str) -> TaskResult:
         """The record that stands. Which generation lives is asked of the dead letter and not of the record, which may
         have run out while a replay waits for hours."""
-        letter, generation = await self._coord.letters.get(task_id), 0
-        if letter is not None:
-            generation = letter.generation + (letter.state == "replayed")
+        letter = await self._coord.letters.get(task_id)
+        generation = letter.living if letter is not None else 0
         result = TaskResult(task_id=task_id, name=name, state="cancelled", generation=generation, finished=self._now())
         return await self._coord.cancel(result, ttl_s=self._result_ttl_s, keep_s=max(CANCEL_KEEP_S, self._result_ttl_s))
 
     async def _is_replayed(self, record: TaskResult) -> bool:
         """Whether the dead letter of this end was published once more: then the task lives again, though its record
         still says how it ended."""
-        if record.state in ("succeeded", "cancelled"):
-            return False
         letter = await self._coord.letters.get(record.task_id)
-        return letter is not None and letter.state == "replayed" and letter.generation == record.generation
+        return letter is not None and letter.living > record.generation
 
     async def _ask(self, command: Command, task_id: str, wait_s: float) -> TaskWhere | None:
         def enough(replies: list[ControlReply]) -> bool:

@@ -77,11 +77,17 @@ async def record_behind_its_end(coord):
     assert await coord.record(result(state="failed"), ttl_s=60) == "duplicate"
 
 
+async def begin_behind_its_end(coord):
+    """And die before another end is recorded."""
+    await coord.record(result(), ttl_s=0.3)
+    assert await coord.begin(COPY, ttl_s=60)
+
+
 async def cancel(coord):
     await coord.cancel(result(state="cancelled"), ttl_s=0.3)
 
 
-@pytest.mark.parametrize("end", [record, record_with_others, record_behind_its_end, cancel])
+@pytest.mark.parametrize("end", [record, record_with_others, record_behind_its_end, begin_behind_its_end, cancel])
 async def test_it_is_forgotten_with_the_record_of_the_task(coord, other, harness, end):
     others = [replace(COPY, task_id="me-2", generation=1), replace(COPY, task_id="me-2"), replace(COPY, task_id="me-3")]
     for each in (COPY, replace(COPY, generation=1), *others):
@@ -92,6 +98,13 @@ async def test_it_is_forgotten_with_the_record_of_the_task(coord, other, harness
     assert await other.begin(AGAIN, ttl_s=60)
     for each in (replace(COPY, generation=1), *others):
         assert not await other.begin(replace(each, attempt=1, mark=""), ttl_s=60)
+
+
+async def test_the_record_of_an_older_generation_does_not_make_it_forgotten(coord, harness):
+    await record(coord)
+    assert await coord.begin(replace(COPY, generation=1), ttl_s=60)
+    await harness.advance(0.4)
+    assert not await coord.begin(replace(AGAIN, generation=1), ttl_s=60)
 
 
 async def test_no_record_of_another_generation_makes_it_forgotten(coord, harness):

@@ -264,7 +264,7 @@ async def test_what_cannot_be_counted_or_replayed_is_only_parked(fields):
 STEPS = [
     (dlq_reaper, "publish_letter"),
     (DLQReaper, "_known"),
-    (DLQReaper, "_has_succeeded"),
+    (DLQReaper, "_recorded"),
     (DLQReaper, "_send_again"),
     (DLQReaper, "_mark"),
     (dlq_reaper, "publish_fate"),
@@ -314,17 +314,18 @@ async def test_a_letter_that_comes_twice_is_replayed_once():
 
 
 @pytest.mark.parametrize(
-    ("state", "generation", "replays"), [("succeeded", 0, 0), ("succeeded", 1, 0), ("failed", 0, 1)]
+    ("state", "generation", "marks", "replays"), [("succeeded", 0, 0, 0), ("succeeded", 1, 1, 0), ("failed", 0, 1, 1)]
 )
-async def test_what_has_succeeded_after_all_is_not_replayed(state, generation, replays):
-    """An executor that dies between letter and record leaves the task to another, where it may succeed."""
+async def test_what_has_succeeded_after_all_is_not_replayed(state, generation, marks, replays):
+    """An executor that dies between letter and record leaves the task to another, where it may succeed; and a reaper
+    that dies between a replay and its mark leaves the mark to another, when the replay may have ended."""
     async with reaper_alone(skip_delays=False, **policy(failed=DlqPolicy(replay_after_s=60))) as system:
         done = TaskResult(task_id="a-1", name="t", state=state, generation=generation, finished=NOW)
         await MemoryCoord(system.store).record(done)
         await given_up(system)
         await system.dead_letters.wait_for(task_id="a-1")
         await all_done(system)
-        assert (len(fates(system)), on_the_ladder(system)) == (replays, replays)
+        assert (len(fates(system)), on_the_ladder(system)) == (marks, replays)
 
 
 async def test_a_replay_that_succeeded_lets_the_next_letter_be_replayed():

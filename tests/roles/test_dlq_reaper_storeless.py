@@ -3,13 +3,16 @@
 import pytest
 
 from fogactors.bus import Message
+from fogactors.coord import MemoryCoord
 from fogactors.core import ActorExited
-from fogactors.messages import Task
+from fogactors.messages import Task, TaskResult
 from fogactors.roles import dlq_reaper
+from fogactors.tasks.events import DuplicateResult
+from fogactors.tasks.replay import DlqPolicy
 from fogactors.testing.kit import eventually
-from fogactors.wire import encode
+from fogactors.wire import decode, encode
 from fogactors.wire.topology import DLX, RESULTS_PENDING
-from tests.roles.test_dlq_reaper import NOW, all_done, given_up, lost_task, reaper_alone
+from tests.roles.test_dlq_reaper import NOW, all_done, given_up, lost_task, policy, reaper_alone
 from tests.tasks.harness import Hanging
 
 pytestmark = pytest.mark.asyncio
@@ -67,3 +70,53 @@ async def test_an_end_that_neither_the_store_nor_the_bus_takes_is_tried_again():
         assert system.broker.depths()[RESULTS_PENDING].unsettled == 1
         system.store.away = False
         assert (await system.submitter.handle("lost-1").outcome(5)).state == "failed"
+
+
+async def test_what_the_stream_refuses_is_ended_once(monkeypatch):
+    monkeypatch.setattr(dlq_reaper, "LATER_S", 0.01)
+    async with reaper_alone() as system:
+        system.store.away = True
+        system.broker.faults.refuse("dlq.parked", 5)
+        await broker_gave_up(system, "lost-1")
+        await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
+        waiting = system.broker.depths()[RESULTS_PENDING]
+        assert waiting.ready + waiting.unsettled == 1
+
+
+async def test_nobody_is_told_of_an_end_before_it_is_known_to_be_the_end():
+    async with reaper_alone() as system:
+        done = TaskResult(task_id="lost-1", name="t", state="succeeded", finished=NOW)
+        await MemoryCoord(system.store).record(done)
+        system.store.away = True
+        for n in (1, 2):
+            await broker_gave_up(system, f"lost-{n}")
+        await eventually(lambda: system.ready("dlq.parked") == 2, "both are parked")
+        assert system.ready("results.failed") == 0
+        system.store.away = False
+        await all_done(system)
+        assert system.ready("results.failed") == 1
+        assert [event.task_id for event in system.recorder.of(DuplicateResult)] == ["lost-1"]
+
+
+async def test_who_asked_for_a_reply_has_it_when_the_end_is_recorded():
+    async with reaper_alone() as system:
+        queue, got = await system.bus.open_exclusive("", (("results.topic", "reply.me"),)), []
+        await system.bus.consume(queue, got.append, prefetch=10)
+        system.store.away = True
+        task = Task(id="lost-1", name="t", created=NOW, origin="tasks.normal", reply_to="reply.me")
+        await system.bus.publish(DLX, "task.failed", Message(encode(task), type="task"))
+        await eventually(lambda: system.ready("dlq.parked") == 1, "parked")
+        assert not got
+        system.store.away = False
+        await eventually(lambda: len(got) == 1, "the reply")
+        assert decode(got[0].body, TaskResult).state == "failed"
+
+
+async def test_a_store_that_hangs_does_not_hold_up_replays_either():
+    hangs = ("record", "result")
+    async with reaper_alone(
+        wrap_coord=lambda coord: Hanging(coord, *hangs), **policy(failed=DlqPolicy(replay_after_s=60))
+    ) as system:
+        for n in range(20):
+            await broker_gave_up(system, f"lost-{n}")
+        await eventually(lambda: system.ready("dlq.parked") >= 20, "all are parked", timeout=10)

@@ -231,12 +231,12 @@ class World:
                     number = calls = calls + 1
                     if number > len(self.calls[role]):
                         self.calls[role].append(call.name)
-                    site = _site()
+                    sites = _sites()
                     await anyio.sleep(self._rng.choice(DELAYS_S) if self.schedule.seed else DELAYS_S[0])
                     if life.cancel_called:
                         return None
                     when = points[0][1] if points and points[0][0] == number else None
-                    self.hits.add((site, when))
+                    self.hits.update((site, when) for site in sites)
                     return when
 
                 def kill(life: anyio.CancelScope = life, names: list[str] = names) -> None:
@@ -293,12 +293,12 @@ def context_of(coord: Any, make_bus: Callable[[str], Any], *, now: Callable[[], 
     )
 
 
-def _site() -> Site:
-    """The innermost await in the production code that led here."""
-    frame = sys._getframe(1)
+def _sites() -> list[Site]:
+    """The awaits in the production code that led here: all of them, because what several call has one line."""
+    frame, sites = sys._getframe(1), list[Site]()
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(HOME) and not file.startswith(TESTING):
-            return file.removeprefix(HOME), frame.f_lineno
+            sites.append((file.removeprefix(HOME), frame.f_lineno))
         frame = frame.f_back
-    return "", 0
+    return sites

@@ -164,6 +164,7 @@ SCENES: dict[str, Scene] = {
     "reaper_stopped": Scene(tasks.fails, ("failed",), during=_stop_reaper),
     "store_away": Scene(tasks.works, count=2, during=_cut),
     "store_away_gives_up": Scene(tasks.fails, ("failed",), during=_cut),
+    "store_away_worker_lost": Scene(tasks.dies, ("worker_lost",), setbacks=4, during=_cut),
     "retry_refused": Scene(tasks.flaky, most=CAP, setbacks=1, refused=("retry.1",)),
     "retry_refused_for_long": Scene(tasks.flaky, most=CAP, setbacks=2, refused=("retry.1",), refusals=8),
     "put_off_refused": Scene(tasks.works, setbacks=1, fields=LATER, refused=("retry.4",)),

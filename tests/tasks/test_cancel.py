@@ -58,11 +58,12 @@ class alone:  # noqa: N801
         )
         await self.coord.record(result)
 
-    async def replay(self):
+    async def replay(self, **fields):
         """What became of its first generation: a dead letter that was published once more."""
-        letter = ParkedLetter(id="a-1", task_id="a-1", offset=0, reason="failed", first=NOW, last=NOW)
-        assert await self.coord.letters.apply(None, [letter], 0) == 0
-        await self.coord.letters.mark(DeadLetterFate(id="a-1", state="replayed", at=NOW))
+        if await self.coord.letters.get("a-1") is None:
+            letter = ParkedLetter(id="a-1", task_id="a-1", offset=0, reason="failed", first=NOW, last=NOW)
+            assert await self.coord.letters.apply(None, [letter], 0) == 0
+        await self.coord.letters.mark(DeadLetterFate(id="a-1", state="replayed", at=NOW, **fields))
 
 
 # -- cancel
@@ -179,6 +180,19 @@ async def test_a_replay_that_waits_for_longer_than_the_old_end_is_kept_is_cancel
         it.store.expire_now("results")
         assert (await it.tracker.cancel("a-1", wait_s=0.01)).state == "cancelled"
         assert await it.coord.cancelled() == {"a-1": 1}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with its record", "without"])
+async def test_one_that_was_replayed_once_more_is_found_and_cancelled_as_what_it_is(kept):
+    async with alone() as it:
+        await it.replay()
+        await it.record("succeeded", generation=1)
+        await it.replay(replayed_as=2)
+        if not kept:
+            it.store.expire_now("results")
+        assert (await it.tracker.where("a-1", wait_s=0.01)).state == "queued or unknown"
+        assert (await it.tracker.cancel("a-1", wait_s=0.01)).state == "cancelled"
+        assert await it.coord.cancelled() == {"a-1": 2}
 
 
 async def test_a_replay_that_has_ended_keeps_its_end():

@@ -103,7 +103,9 @@ MESSAGES = {
         traceparent=TRACE,
     ),
     "dead_letter_fate-minimal": DeadLetterFate(id="d-1", state="purged", at=AT),
-    "dead_letter_fate-full": DeadLetterFate(id="d-1", generation=1, state="replayed", at=LATER, by="edge-1/dlq-reaper"),
+    "dead_letter_fate-full": DeadLetterFate(
+        id="d-1", generation=1, state="replayed", at=LATER, by="edge-1/dlq-reaper", replayed_as=3
+    ),
     "beat-minimal": Beat(node="edge-1", role="executor", at=AT),
     "beat-full": Beat(
         node="edge-1",
@@ -219,7 +221,7 @@ GOLDEN_JSON = {
     ),
     "dead_letter_fate-full": (
         b'{"schema":"dead_letter_fate/1","id":"d-1","generation":1,"state":"replayed",'
-        b'"at":"2026-01-02T03:04:06.250000Z","by":"edge-1/dlq-reaper"}'
+        b'"at":"2026-01-02T03:04:06.250000Z","by":"edge-1/dlq-reaper","replayed_as":3}'
     ),
     "beat-minimal": b'{"schema":"beat/1","node":"edge-1","role":"executor","at":"2026-01-02T03:04:05Z"}',
     "beat-full": (
@@ -315,8 +317,9 @@ GOLDEN_MSGPACK = {
         "6174d6ff695735a5"
     ),
     "dead_letter_fate-full": (
-        "86a6736368656d61b2646561645f6c65747465725f666174652f31a26964a3642d31aa67656e65726174696f6e01a573"
+        "87a6736368656d61b2646561645f6c65747465725f666174652f31a26964a3642d31aa67656e65726174696f6e01a573"
         "74617465a87265706c61796564a26174d7ff3b9aca00695735a6a26279b1656467652d312f646c712d726561706572"
+        "ab7265706c617965645f617303"
     ),
     "beat-minimal": (
         "84a6736368656d61a6626561742f31a46e6f6465a6656467652d31a4726f6c65a86578656375746f72a26174d6ff695735a5"
