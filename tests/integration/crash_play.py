@@ -162,6 +162,7 @@ class Stage:
     async def _empty(self) -> bool:
         queues = [each.name for each in fast_topology().queues if each.type == "quorum" and each.name not in FEEDS]
         return not any([(await self.bus.inspect(queue)).ready for queue in queues])
+
     async def _host(self, order: Order, points: list[dict[str, Any]]) -> None:
         """One process after the other in a role: those that die where `points` say, and then one that lives."""
         for point in [*points, {}]:

@@ -104,7 +104,7 @@ ARGUMENTS = {
 
 
 WALKED = ("tasks/settle.py", "roles/dlq_reaper.py")
-"""Where also each call of a function that is read here must be died in: several share the line that calls the broker."""
+"""Where each call of a function that is read here must be died in too: several share the line that calls the broker."""
 SPARED = {
     (
         "tasks/settle.py",
