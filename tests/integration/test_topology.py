@@ -70,6 +70,7 @@ def test_apply_makes_it_and_may_be_repeated(command, bare):
     assert first.out == f"{COUNT}: {len(before.out.splitlines())} differences mended\n"
     second = command("topology", "apply")
     assert (second.code, second.out) == (0, f"{COUNT}: all there already\n")
+    assert json.loads(command("topology", "apply", "--json").out) == {"mended": 0, "left": []}
     diff = command("topology", "diff")
     assert (diff.code, diff.out) == (0, f"{COUNT}: no difference\n")
 

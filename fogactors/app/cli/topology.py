@@ -59,10 +59,11 @@ def show(json: Json = False) -> None:
 
 
 @topology.command()
-def apply() -> None:
-    """Make the broker have it: policies first, then exchanges, queues and bindings. May be repeated."""
+def apply(json: Json = False) -> None:
+    """Make the broker have it: policies first, then exchanges, queues and bindings. May be repeated. Exits 2 when
+    something could not be mended."""
     settings = _remote(load_settings())
-    run_main(lambda: _apply(settings))
+    run_main(lambda: _apply(settings, json))
 
 
 @topology.command()
@@ -89,7 +90,7 @@ def export(
         raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
 
 
-async def _apply(settings: Settings) -> int:
+async def _apply(settings: Settings, json: bool) -> int:
     wanted, vhost = topology_of(settings), parse_hosts(settings.bus.url).vhost
     async with Management.open(settings.bus.management_url, vhost) as management:
         before = await management.diff(wanted)
@@ -102,6 +103,9 @@ async def _apply(settings: Settings) -> int:
         finally:
             await bus.close()
         left = await management.diff(wanted)
+    if json:
+        print_json({"mended": len(before) - len(left), "left": left})
+        return EXIT_DIFFERENT if left else 0
     mended = f"{len(before) - len(left)} differences mended" if before else "all there already"
     print(f"{_count(wanted)}: {mended}")
     for each in left:  # another's policy takes precedence over ours: to change it is the operator's decision
