@@ -12,8 +12,10 @@ from fogactors.coord.base import (
     Recorded,
     done_channel,
 )
+from fogactors.coord.cluster import CLUSTER_MASTER, CLUSTER_MEMBERS, CLUSTER_STOPPING
 from fogactors.coord.letters import LetterIndex, ParkedLetter
-from fogactors.coord.memory import MemoryCoord, MemoryStore
+from fogactors.coord.memory import MemoryCoord
+from fogactors.coord.memory_store import MemoryStore
 
 __all__ = [
     "Coord",
@@ -26,6 +28,9 @@ __all__ = [
     "LetterIndex",
     "ParkedLetter",
     "CANCEL_KEEP_S",
+    "CLUSTER_MASTER",
+    "CLUSTER_MEMBERS",
+    "CLUSTER_STOPPING",
     "RESULT_TTL_S",
     "done_channel",
     "MemoryCoord",

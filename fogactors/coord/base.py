@@ -91,6 +91,10 @@ class BeatWriter(Protocol):
         """Write one beat. Raises `CoordUnavailable`."""
         ...
 
+    def broker_beat(self, node: str, ttl_s: float) -> None:
+        """As `Coord.broker_beat`. Raises `CoordUnavailable`."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -192,4 +196,30 @@ class Coord(Protocol):
 
     def beat_writer(self) -> BeatWriter:
         """A way to write beats from another thread; the caller closes it there."""
+        ...
+
+    # -- the broker cluster; nodes by the names that RabbitMQ gives them, e.g. `rabbit@rabbitmq1`
+
+    async def cluster_join(self, node: str) -> None:
+        """Idempotent: a member says so again and again, because Redis may have lost it."""
+        ...
+
+    async def cluster_leave(self, node: str, *, lease: Lease) -> None:
+        """Remove a member while the lease holds (its token is checked in the same step), else `LeaseLost`."""
+        ...
+
+    async def cluster_members(self) -> frozenset[str]: ...
+
+    async def broker_beat(self, node: str, ttl_s: float) -> None:
+        """This broker node is there: its heartbeat, a Unix time in whole seconds, lives for `ttl_s` from now."""
+        ...
+
+    async def broker_beats(self) -> frozenset[str]:
+        """The broker nodes whose heartbeat lives."""
+        ...
+
+    async def expire_members(self, lease: Lease) -> list[str]:
+        """Remove all members without a heartbeat, in one step and only while the lease holds, else `LeaseLost`.
+        Returns them, sorted. A store that was away for longer than a heartbeat lives has none left, though all are
+        well: call it only after having held the lease for as long as that."""
         ...

@@ -1,9 +1,10 @@
 """The coordination store on Redis 8.
 
 What each thing is there: a result is the JSON of a `TaskResult` under `fog:result:<id>`; a lease is a string (its
-owner) under its own name, with its fencing counter beside it; a group is a set; a beat is JSON under
+owner) under its own name, with its fencing counter under `fog:fence:<name>`; a group is a set; a beat is JSON under
 `fog:beat:<node>:<role>`, listed in the set `fog:beats`; an idempotency key is a string under `fog:once:<key>`;
-`fog:cancelled` is a sorted set; the dead letters' index is described in `scripts_letters.py`. Redis must not evict
+`fog:cancelled` is a sorted set; a broker node's heartbeat is a string under `rabbitmq:node:<node>:heartbeat`, listed
+in the set `fog:brokers`; the dead letters' index is described in `scripts_letters.py`. Redis must not evict
 (`maxmemory-policy noeviction`).
 """
 
@@ -33,6 +34,7 @@ from fogactors.coord.base import (
     Recorded,
     done_channel,
 )
+from fogactors.coord.cluster import CLUSTER_MEMBERS, ClusterMembers
 from fogactors.coord.group_commit import GroupCommit
 from fogactors.coord.letters import LetterIndex
 from fogactors.coord.redis_bounds import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, in_time, quietly, translated
@@ -51,12 +53,13 @@ CONNECTIONS: Final = 16
 """At once, beside those that listen. Redis does one thing at a time, so more of them wait there instead of here; and at
 100 redis-py raises."""
 BEATS: Final = "fog:beats"
+BROKERS: Final = "fog:brokers"
 CANCELLED: Final = "fog:cancelled"
 CANCELLED_BATCH: Final = 2000
 """Cancellations that one request reads, so that none holds up the store."""
 
 
-class RedisCoord:
+class RedisCoord(ClusterMembers):
     """One client of the store; implements `Coord`. `url`: `redis://user:password@host:6379/0`. Raises
     `CoordRefused` for what no waiting will mend: a wrong password, a missing permission."""
 
@@ -262,6 +265,24 @@ class RedisCoord:
     def beat_writer(self) -> BeatWriter:
         return _BeatWriter(self._url, self._name)
 
+    # -- the broker cluster
+
+    async def broker_beat(self, node: str, ttl_s: float) -> None:
+        await self._script(
+            "write a broker's beat", scripts.BROKER_BEAT, [_broker_key(node), BROKERS], [node, _ms(ttl_s)]
+        )
+
+    async def broker_beats(self) -> frozenset[str]:
+        living = await self._script("read the brokers' beats", scripts.BROKER_BEATS, [BROKERS, CLUSTER_MEMBERS], [])
+        return frozenset(node.decode() for node in living)
+
+    async def expire_members(self, lease: Lease) -> list[str]:
+        keys = [CLUSTER_MEMBERS, BROKERS, lease.name, _fence(lease.name)]
+        gone = await self._script("expire members", scripts.EXPIRE_MEMBERS, keys, [lease.owner, lease.token])
+        if gone is None:
+            raise _lost(lease)
+        return sorted(node.decode() for node in gone)
+
     @asynccontextmanager
     async def _reach(self, what: str) -> AsyncGenerator[None]:
         with self._bounded(what):
@@ -305,6 +326,13 @@ class _BeatWriter:
             pipe.sadd(BEATS, key)
             pipe.execute()
 
+    def broker_beat(self, node: str, ttl_s: float) -> None:
+        if self._closed:
+            raise CoordUnavailable("write a broker's beat: this writer is closed")
+        with translated("write a broker's beat"):
+            beat = self._client.register_script(scripts.BROKER_BEAT)
+            beat(keys=[_broker_key(node), BROKERS], args=[node, _ms(ttl_s)])
+
     def close(self) -> None:
         self._closed = True
         self._client.close()
@@ -322,12 +350,16 @@ def _beat_key(beat: Beat) -> str:
     return f"fog:beat:{beat.node}:{beat.role}"
 
 
+def _broker_key(node: str) -> str:
+    return f"rabbitmq:node:{node}:heartbeat"
+
+
 def _once(key: str) -> str:
     return f"fog:once:{key}"
 
 
 def _fence(name: str) -> str:
-    return f"{name}:fence"
+    return f"fog:fence:{name}"
 
 
 def _ms(seconds: float) -> int:

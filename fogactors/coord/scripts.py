@@ -5,7 +5,21 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACQUIRE", "BEGIN", "CANCEL", "CANCELLED", "CLAIM", "CONFIRM", "LEAVE", "RECORD", "RELEASE", "RENEW"]
+__all__ = [
+    "ACQUIRE",
+    "BEGIN",
+    "BROKER_BEAT",
+    "BROKER_BEATS",
+    "CANCEL",
+    "CANCELLED",
+    "CLAIM",
+    "CONFIRM",
+    "EXPIRE_MEMBERS",
+    "LEAVE",
+    "RECORD",
+    "RELEASE",
+    "RENEW",
+]
 
 RECORD: Final = """
 -- For each result KEYS: result, attempt. ARGV: body, generation, ttl in ms, channel, task id. 1: recorded, 0: there was
@@ -158,4 +172,33 @@ LEAVE: Final = """
 if redis.call('GET', KEYS[2]) ~= ARGV[2] or redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end
 redis.call('SREM', KEYS[1], ARGV[1])
 return 1
+"""
+
+BROKER_BEAT: Final = """
+-- KEYS: heartbeat, brokers. ARGV: node, ttl in ms. The time is this server's, as for cancellations.
+redis.call('SET', KEYS[1], redis.call('TIME')[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[1])
+"""
+
+BROKER_BEATS: Final = """
+-- KEYS: brokers, members. The members too, because one that beats by a script of its own is in no list of ours.
+local living = {}
+for _, node in ipairs(redis.call('SUNION', KEYS[1], KEYS[2])) do
+  if redis.call('EXISTS', 'rabbitmq:node:' .. node .. ':heartbeat') == 1 then living[#living + 1] = node end
+end
+return living
+"""
+
+EXPIRE_MEMBERS: Final = """
+-- KEYS: members, brokers, lease, fence. ARGV: owner, token. Those removed, or nothing: the lease is lost.
+if redis.call('GET', KEYS[3]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return false end
+local gone = {}
+for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  if redis.call('EXISTS', 'rabbitmq:node:' .. node .. ':heartbeat') == 0 then
+    gone[#gone + 1] = node
+    redis.call('SREM', KEYS[1], node)
+    redis.call('SREM', KEYS[2], node)
+  end
+end
+return gone
 """

@@ -43,6 +43,8 @@ class HeartbeatConfig:
 
 def _ignore(_: object) -> None: ...
 def _nothing() -> None: ...
+def _nobody() -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,9 @@ class RoleContext:
     urgent: Callable[[object], None] = _ignore
     request_stop: Callable[[], None] = _nothing
     """What the order to drain does: ask the program to stop, as SIGTERM does."""
+    broker_node: Callable[[], str] = _nobody
+    """The RabbitMQ node that lives with this process, e.g. `rabbit@rabbitmq1`, whose heartbeat it writes; empty: none,
+    or none that is up. Asked from the heartbeat's thread."""
 
 
 def controlled(

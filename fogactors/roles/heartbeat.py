@@ -68,6 +68,7 @@ class _Watch(threading.Thread):
         writer: BeatWriter,
         tell: Callable[[object], None],
         urgent: Callable[[object], None],
+        broker_node: Callable[[], str],
     ) -> None:
         super().__init__(name="fogactors heartbeat", daemon=True)
         self.ended = threading.Event()
@@ -77,6 +78,7 @@ class _Watch(threading.Thread):
         self._writer = writer
         self._tell = tell
         self._urgent = urgent
+        self._broker_node = broker_node
         self._loop_thread = threading.get_ident()
         self._loop = _running_loop()
         self._alarmed = False
@@ -119,6 +121,8 @@ class _Watch(threading.Thread):
         )
         try:
             self._writer.write(beat, self._config.ttl_s)
+            if node := self._broker_node():
+                self._writer.broker_beat(node, self._config.ttl_s)
             error = ""
         except CoordError as away:
             error = str(away)
@@ -147,15 +151,22 @@ class _Watch(threading.Thread):
 
 
 class HeartbeatActor(Actor[Any]):
-    """Owns the thread. Its own loop does nothing but turn."""
+    """Owns the thread. Its own loop does nothing but turn. `broker_node`, asked from the thread, names the RabbitMQ
+    node that lives with this process and beats with it."""
 
     def __init__(
-        self, config: HeartbeatConfig, node: str, writer: Callable[[], BeatWriter], urgent: Callable[[object], None]
+        self,
+        config: HeartbeatConfig,
+        node: str,
+        writer: Callable[[], BeatWriter],
+        urgent: Callable[[object], None],
+        broker_node: Callable[[], str] = lambda: "",
     ) -> None:
         self._config = config
         self._node = node
         self._make_writer = writer
         self._urgent = urgent
+        self._broker_node = broker_node
         self._watch: _Watch
 
     async def on_start(self) -> None:
@@ -166,7 +177,7 @@ class HeartbeatActor(Actor[Any]):
                 with suppress(RuntimeError):  # it is closed
                     loop.call_soon_threadsafe(self.ctx.emit, event)
 
-        self._watch = _Watch(self._config, self._node, self._make_writer(), tell, self._urgent)
+        self._watch = _Watch(self._config, self._node, self._make_writer(), tell, self._urgent, self._broker_node)
         self._watch.start()
 
     async def run(self) -> None:
@@ -202,7 +213,7 @@ def tree(context: RoleContext) -> SupervisorSpec:
             ChildSpec(
                 id="beat",
                 factory=lambda: HeartbeatActor(
-                    context.heartbeat, context.node, context.coord.beat_writer, context.urgent
+                    context.heartbeat, context.node, context.coord.beat_writer, context.urgent, context.broker_node
                 ),
             ),
         ),

@@ -155,6 +155,7 @@ async def fog(
     wrap_bus: Callable[[str, Bus], Bus] = lambda name, bus: bus,
     wrap_coord: Callable[[Coord], Coord] = lambda coord: coord,
     heartbeat: HeartbeatConfig = HeartbeatConfig(),  # noqa: B008 - frozen
+    broker_node: Callable[[], str] = lambda: "",
     dlq: DlqConfig = DlqConfig(),  # noqa: B008
     intensity: Intensity = Intensity(max_restarts=20),  # noqa: B008
     process_start_s: float = 20.0,
@@ -165,8 +166,8 @@ async def fog(
 ) -> AsyncGenerator[Fog]:
     """Start a system and stop it on leaving. `serve`: the tiers that have an executor. `executor`: fields of
     `ExecutorConfig` for all of them. `wrap_bus` (by the role's name), `wrap_coord`: what the roles get instead of the
-    plain clients. `dlq`: what becomes of dead letters, by their reason. `skip_delays=False`: delays take their time, or
-    as long as the test wants, by `Fog.advance`.
+    plain clients. `broker_node`: the RabbitMQ node that beats with the heartbeat. `dlq`: what becomes of dead letters,
+    by their reason. `skip_delays=False`: delays take their time, or as long as the test wants, by `Fog.advance`.
 
     A restart is allowed more often, and a pause is shorter, than a program would have it. Raises `AssertionError` on
     leaving when failures are left that `Fog.fail_next` has armed.
@@ -194,6 +195,7 @@ async def fog(
             make_pool=lambda size: FailingPool(size, failures, start_s=process_start_s),
             executor=lambda tier: ExecutorConfig(node="node", tier=tier, now=clock.now, **settings),
             heartbeat=heartbeat,
+            broker_node=broker_node,
             dlq=dlq,
             intensity=intensity,
             backoff=Backoff(first_s=0.05, max_s=0.2),

@@ -30,7 +30,7 @@ class MemoryHarness:
 
     async def wipe(self) -> None:
         """Lose all that is stored."""
-        for what in ("results", "leases", "beats", "claims", "cancelled", "attempts"):
+        for what in ("results", "leases", "beats", "broker_beats", "claims", "cancelled", "attempts"):
             self.store.expire_now(what)
         self.store.letters.wipe()
 

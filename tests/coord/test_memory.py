@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from fogactors.coord import Claim, Lease, MemoryCoord, MemoryStore, ParkedLetter, done_channel
-from fogactors.coord.memory import NOTICES_BUFFERED
+from fogactors.coord.memory_store import NOTICES_BUFFERED
 from fogactors.errors import CoordUnavailable
 from fogactors.messages import Beat, DeadLetterFate, TaskResult
 
@@ -26,6 +26,8 @@ STORING = {
     "acquire": lambda c: c.acquire("other", "n1", 30),
     "join": lambda c: c.join("g", "a"),
     "beat": lambda c: c.beat(BEAT, 90),
+    "broker_beat": lambda c: c.broker_beat("rabbit@n1", 90),
+    "cluster_join": lambda c: c.cluster_join("rabbit@n1"),
     "cancel": lambda c: c.cancel(CANCELLED),
     "claim": lambda c: c.claim("k", "me-1", ttl_s=60),
     "confirm": lambda c: c.confirm("k", "me-1", ttl_s=60),
@@ -41,6 +43,9 @@ THE_REST = {
     "leave": lambda c: c.leave("g", "a", lease=LEASE),
     "members": lambda c: c.members("g"),
     "beats": lambda c: c.beats(),
+    "broker_beats": lambda c: c.broker_beats(),
+    "cluster_members": lambda c: c.cluster_members(),
+    "expire_members": lambda c: c.expire_members(LEASE),
     "cancelled": lambda c: c.cancelled(),
     "position": lambda c: c.letters.position(),
     "get": lambda c: c.letters.get("a"),

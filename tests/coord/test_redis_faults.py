@@ -65,6 +65,8 @@ def everything(coord: RedisCoord) -> dict:
         "members": lambda: coord.members("g"),
         "beat": lambda: coord.beat(BEAT, 1),
         "beats": coord.beats,
+        "broker_beat": lambda: coord.broker_beat("rabbit@n1", 1),
+        "broker_beats": coord.broker_beats,
         "writer": lambda: anyio.to_thread.run_sync(write_beat, coord),
     }
 

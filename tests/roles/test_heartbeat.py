@@ -49,6 +49,9 @@ class Watched:
                 writer.write(beat, ttl_s)
                 watched.beats.append(beat)
 
+            def broker_beat(self, node, ttl_s):
+                writer.broker_beat(node, ttl_s)
+
             def close(self):
                 writer.close()
 
@@ -56,7 +59,7 @@ class Watched:
 
 
 class fog:  # noqa: N801
-    def __init__(self, roles=("heartbeat", "tier-executor"), **config):
+    def __init__(self, roles=("heartbeat", "tier-executor"), broker_node=lambda: "", **config):
         self.watched = None
 
         def wrap(coord):
@@ -64,7 +67,9 @@ class fog:  # noqa: N801
             return self.watched
 
         times = {"interval_s": 0.05, "ttl_s": 1.0, "loop_blocked_s": 30, "loop_dead_s": 60} | config
-        self.context = any_fog(registry=registry, roles=roles, wrap_coord=wrap, heartbeat=HeartbeatConfig(**times))
+        self.context = any_fog(
+            registry=registry, roles=roles, wrap_coord=wrap, heartbeat=HeartbeatConfig(**times), broker_node=broker_node
+        )
 
     async def __aenter__(self):
         spans.clear()
@@ -88,6 +93,22 @@ async def test_a_node_says_that_it_is_alive():
         assert beat.cpu > 0
         assert 0 < beat.memory_used_mb <= beat.memory_mb
         assert beat.lag_s < 1
+
+
+async def test_a_broker_node_beats_with_its_process_while_it_is_up():
+    node = ["rabbit@rabbitmq1"]
+    async with fog(roles=("heartbeat",), broker_node=lambda: node[0], ttl_s=0.5) as (system, watched):
+        await eventually(lambda: system.store.broker_beats() == {"rabbit@rabbitmq1"}, "the broker's beat")
+        node[0] = ""
+        await eventually(lambda: not system.store.broker_beats(), "the broker's beat runs out")
+        count = len(watched.beats)
+        await eventually(lambda: len(watched.beats) > count, "the process beats on")
+
+
+async def test_a_node_without_a_broker_writes_no_brokers_beat():
+    async with fog(roles=("heartbeat",)) as (system, watched):
+        await eventually(lambda: len(watched.beats) >= 3, "three beats")
+        assert system.store.broker_beats() == frozenset()
 
 
 async def test_a_second_of_blocking_code_stops_no_heartbeat_and_breaks_no_connection():
