@@ -1,0 +1,1 @@
+"""RabbitMQ nodes: what to do with one (`plan`), and how."""
