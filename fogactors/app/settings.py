@@ -19,11 +19,12 @@ from typing import Annotated, Any, Final, Literal, get_args
 from msgspec import Meta
 
 from fogactors.app.settings_load import load_tree, masked, wrong
+from fogactors.app.settings_users import DEFAULT_USERS, UserSettings, find_user, user_conflicts, with_login
 from fogactors.messages import Reason
 from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S, longest_s
 from fogactors.tasks.once import IDEMPOTENCY_TTL_S
 
-__all__ = ["DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "load", "masked"]
+__all__ = ["DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "UserSettings", "load", "masked"]
 
 DEFAULT_FILE: Final = "actors.toml"
 
@@ -41,9 +42,11 @@ Name = Annotated[
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
     """`name`: this node, in beats, metrics and logs; empty: the host's name up to its first dot, because the name is
-    one word of a routing key. `memory_mb`: MiB that all tasks of one process share; 0: what its tiers have."""
+    one word of a routing key. `user`: a table of `[users]`, whose name and password go into URLs that have none.
+    `memory_mb`: MiB that all tasks of one process share; 0: what its tiers have."""
 
     name: Name = ""
+    user: str = ""
     memory_mb: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
@@ -187,6 +190,7 @@ class Settings:
     supervision: SupervisionSettings = SupervisionSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     dlq: DlqSettings = DlqSettings()
+    users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)
@@ -195,9 +199,9 @@ class Settings:
         """Every dotted key with its value, e.g. `executor.drain_s`, `tiers.light.cpu` and `dlq.failed.max_replays`, in
         the order of the file."""
         for table in fields(self):
-            if table.name == "tiers":
-                for tier in self.tiers:
-                    yield from _items(f"tiers.{tier.name}", tier, without="name")
+            if table.name in ("tiers", "users"):
+                for row in getattr(self, table.name):
+                    yield from _items(f"{table.name}.{row.name}", row, without="name")
             elif table.name != "provenance":
                 yield from _items(table.name, getattr(self, table.name))
 
@@ -230,7 +234,20 @@ def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Sett
         # The first of the keys that somebody has set: a default is never the one to change.
         source = next((settings.source(key) for key in keys if settings.source(key) != "default"), "default")
         raise wrong(source, keys[0], text)
-    return settings
+    return _logged_in(settings)
+
+
+def _logged_in(settings: Settings) -> Settings:
+    """With the name and the password of `[node] user` in the URLs."""
+    user = find_user(settings.users, settings.node.user)
+    if user is None:
+        return settings
+    bus, coord = settings.bus, settings.coord
+    return replace(
+        settings,
+        bus=replace(bus, url=with_login(bus.url, user), management_url=with_login(bus.management_url, user)),
+        coord=replace(coord, url=with_login(coord.url, user)),
+    )
 
 
 def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -266,6 +283,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{policy.retention_s} is more than [dlq] retention_s = {settings.dlq.retention_s}; that ends it sooner"
             )
             yield (f"dlq.{reason}.retention_s", "dlq.retention_s"), text
+    yield from user_conflicts(settings.users, [tier.name for tier in settings.tiers], settings.node.user)
     budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
     if budget_s <= drain_s:
         text = f"{budget_s} is not more than [executor] drain_s = {drain_s}; a drain could not end in time"

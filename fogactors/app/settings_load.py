@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -52,6 +52,12 @@ class _Table:
         hints = get_type_hints(self.type, include_extras=True)
         left_out = {"name"} if self.named else self.nested
         return {key: hint for key, hint in hints.items() if key not in left_out}
+
+    @property
+    def needed(self) -> list[str]:
+        """The keys that have no default of their own."""
+        required = {each.name for each in fields(self.type) if each.default is MISSING}
+        return [key for key in self.hints if key in required]
 
     @property
     def nested(self) -> dict[str, Any]:
@@ -227,7 +233,7 @@ def _convert(key: str, hint: Any, given: _Given) -> Any:
     try:
         return msgspec.convert(value, hint, strict=not given.text)
     except msgspec.ValidationError:
-        got = "" if given.secret else f", got {_shown(given.value)}"
+        got = "" if given.secret or key.endswith(".password") else f", got {_shown(given.value)}"
         raise wrong(given.source, key, f"expected {_expected(info, value, given.text)}{got}") from None
 
 
@@ -266,8 +272,8 @@ def _build(name: str, tables: Mapping[str, _Table], values: Mapping[str, Any], s
                 arguments[key] = values[dotted]
             elif default is not None:
                 arguments[key] = getattr(default, key)
-            else:
-                raise wrong(source, dotted, f"missing; each table of [{name}] states {', '.join(table.hints)}")
+            elif key in table.needed:
+                raise wrong(source, dotted, f"missing; each table of [{name}] states {', '.join(table.needed)}")
         arguments |= {key: _build(f"{name}.{key}", tables, values, source) for key in table.nested}
         built.append(table.type(**arguments))
     return tuple(built) if table.named else built[0]

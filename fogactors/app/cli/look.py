@@ -37,6 +37,12 @@ class _Row:
     source: str
 
 
+def _shown(key: str, value: object) -> object:
+    if key.endswith(".password"):
+        return "***" if value else ""
+    return masked(value) if isinstance(value, str) else value
+
+
 def check(
     imports: Imports = None,
     json: Json = False,
@@ -46,10 +52,7 @@ def check(
     settings = load_settings(imports)
     findings = find(settings)
     failed = any(finding.level == "error" for finding in findings)
-    rows = [
-        _Row(key, masked(value) if isinstance(value, str) else value, settings.source(key))
-        for key, value in settings.items()
-    ]
+    rows = [_Row(key, _shown(key, value), settings.source(key)) for key, value in settings.items()]
     if json:
         print_json({"ok": not failed, "findings": findings, "values": rows})
     else:
