@@ -28,8 +28,9 @@ from fogactors.core import (
 )
 from fogactors.errors import ActorError, ConfigError
 from fogactors.messages import Reason
-from fogactors.roles import HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles import Health, HeartbeatConfig, RoleContext, up_tree
 from fogactors.roles.base import with_link
+from fogactors.roles.health import OK, store_watch
 from fogactors.roles.tier_executor import EXECUTOR
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.client import Submitter
@@ -65,10 +66,11 @@ class Program:
         urgent: Callable[[object], None] | None = None,
         request_stop: Callable[[], None] = lambda: None,
         stop: anyio.Event | None = None,
+        health: Health | None = None,
     ) -> AsyncGenerator[Program]:
         """Import the task modules, reach the services, start the tree of these roles, and stop it on leaving. `tiers`:
         those that this process serves, by default all. `request_stop`: what the order to
-        drain calls. `stop` ends the wait for the broker.
+        drain calls. `stop` ends the wait for the broker. `health`: what probes are told, if there are any.
 
         Raises `ConfigError`, also for a task whose time limit is too long, what `Remote.open` raises, `StartFailed`,
         and from the body `RestartIntensityExceeded`.
@@ -79,13 +81,17 @@ class Program:
         if "tier-executor" in roles:
             _check_budget(settings, tiers)
         async with _services(settings, stop) as services:
-            context = role_context(settings, services, registry, urgent, request_stop)
+            context = role_context(settings, services, registry, urgent, request_stop, health)
             try:
                 async with ActorSystem(events=events) as system:
                     tree = up_tree(context, roles, tiers or context.tiers.names)
+                    if health is not None and settings.probe.port:
+                        await system.start(store_watch(context.coord, health))
                     await system.start(tree)
                     program = cls(settings, system, context, tree, services)
+                    context.health.program = OK
                     yield program
+                    context.health.program = "stopping"
                     await program.drain()
             finally:
                 with anyio.move_on_after(1.0, shield=True):
@@ -159,12 +165,16 @@ def role_context(
     registry: Registry = default_registry,
     urgent: Callable[[object], None] | None = None,
     request_stop: Callable[[], None] = lambda: None,
+    health: Health | None = None,
 ) -> RoleContext:
     """What roles are given, from the settings."""
     executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
+    health = health or Health(dead_s=settings.heartbeat.loop_dead_s)
 
     def make_bus(name: str) -> Bus:
-        return services.bus(name, max_body=role_body(settings))
+        bus = services.bus(name, max_body=role_body(settings))
+        health.ready(f"broker/{name}", lambda: None if bus.is_open else "not connected")
+        return bus
 
     def make_pool(size: int) -> ProcessPool:
         return ProcessPool(size, recycle_after=tasks.recycle_after, start_s=tasks.process_start_s)
@@ -209,6 +219,7 @@ def role_context(
         mailbox=supervision.mailbox,
         memory=MemoryBudget(settings.node.memory_mb),
         urgent=urgent or (lambda _: None),
+        health=health,
         request_stop=request_stop,
     )
 

@@ -134,6 +134,14 @@ class HeartbeatSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """Where a process answers `/livez` and `/readyz`; port 0: nowhere."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LetterSettings:
     """What becomes of the dead letters of one reason; see `DlqPolicy`."""
 
@@ -189,6 +197,7 @@ class Settings:
     tasks: TasksSettings = TasksSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    probe: ProbeSettings = ProbeSettings()
     dlq: DlqSettings = DlqSettings()
     users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from fogactors.core import SupervisorSpec
 from fogactors.roles import dlq_reaper, heartbeat, tier_executor
 from fogactors.roles.base import HeartbeatConfig, RoleContext
+from fogactors.roles.health import Health
 
-__all__ = ["ROLES", "HeartbeatConfig", "Role", "RoleContext", "up_tree"]
+__all__ = ["ROLES", "Health", "HeartbeatConfig", "Role", "RoleContext", "up_tree"]
 
 
 @dataclass(frozen=True, slots=True)

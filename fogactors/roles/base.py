@@ -12,6 +12,7 @@ from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
 from fogactors.roles import control
+from fogactors.roles.health import Health
 from fogactors.roles.link import BusLink
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.executor import ExecutorConfig
@@ -70,6 +71,8 @@ class RoleContext:
     """Of this process: what the executors of all its tiers share."""
     now: Callable[[], datetime] = utc_now
     urgent: Callable[[object], None] = _ignore
+    health: Health = field(default_factory=Health)
+    """Where a role adds what a probe is to know of it."""
     request_stop: Callable[[], None] = _nothing
     """What the order to drain does: ask the program to stop, as SIGTERM does."""
     broker_node: Callable[[], str] = _nobody

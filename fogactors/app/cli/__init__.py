@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "drain": "control:drain",
     "dlq": "dlq:dlq",
     "topology": "topology:topology",
+    "probe": "probe:probe",
 }
 
 app = typer.Typer(
@@ -68,7 +69,7 @@ def options(
 
 
 def main() -> None:
-    """The entry point: every error becomes one line and an exit code."""
+    """Every error becomes one line and an exit code."""
     try:
         code = app(standalone_mode=False)
     except typer.Exit as leave:

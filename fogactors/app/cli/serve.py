@@ -21,6 +21,7 @@ from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
 from fogactors.observe.console import live
 from fogactors.observe.log import Log
+from fogactors.observe.probe import probing
 from fogactors.roles import ROLES
 
 __all__ = ["run", "up"]
@@ -80,27 +81,33 @@ async def _serve(
     stopping = Stopping(settings.shutdown.budget_s, events)
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
-        async with Program.start(
-            settings,
-            roles,
-            tiers=tiers,
-            events=events,
-            urgent=log.write_urgent,
-            request_stop=stopping.request,
-            stop=stopping.event,
-        ) as program:
-            if show:
-                async with anyio.create_task_group() as display:
-                    display.start_soon(_live, program, events)
-                    await stopping.event.wait()
-                    display.cancel_scope.cancel()
-            else:
-                hint = "; the bus is embedded, so nothing outside this process reaches it"
-                where = hint if program.services.is_embedded else f" on {masked(settings.bus.url)}"
-                print(f"fogactors: {name} is up{where} (stop with Ctrl-C or SIGTERM)", file=sys.stderr, flush=True)
-                await stopping.event.wait()
+        with probing(settings.probe.host, settings.probe.port, dead_s=settings.heartbeat.loop_dead_s) as health:
+            async with Program.start(
+                settings,
+                roles,
+                tiers=tiers,
+                events=events,
+                urgent=log.write_urgent,
+                request_stop=stopping.request,
+                stop=stopping.event,
+                health=health,
+            ) as program:
+                await _until_stopped(program, events, stopping, name, show=show)
         beside.cancel_scope.cancel()
     return stopping.code
+
+
+async def _until_stopped(program: Program, events: Events, stopping: Stopping, name: str, *, show: bool) -> None:
+    if show:
+        async with anyio.create_task_group() as display:
+            display.start_soon(_live, program, events)
+            await stopping.event.wait()
+            display.cancel_scope.cancel()
+    else:
+        hint = "; the bus is embedded, so nothing outside this process reaches it"
+        where = hint if program.services.is_embedded else f" on {masked(program.settings.bus.url)}"
+        print(f"fogactors: {name} is up{where} (stop with Ctrl-C or SIGTERM)", file=sys.stderr, flush=True)
+        await stopping.event.wait()
 
 
 async def _live(program: Program, events: Events) -> None:
