@@ -314,6 +314,9 @@ class AmqpBus:
         answer = await self._with_channel(f"purge {queue}", lambda c: c.queue_purge(queue))
         return answer.message_count
 
+    async def delete(self, queue: str) -> None:
+        await self._with_channel(f"delete {queue}", lambda c: c.queue_delete(queue))
+
     async def declare(self, topology: Topology) -> None:
         """Exchanges, queues and bindings. The policies, which must be there first, are `management.apply`'s."""
 

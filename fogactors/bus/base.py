@@ -222,6 +222,11 @@ class Bus(Protocol):
         """Throw away what waits in a queue; returns how many. Raises `QueueMissing`."""
         ...
 
+    async def delete(self, queue: str) -> None:
+        """Delete a queue with all that is in it; its consumers are told. Does nothing when there is none. Raises
+        `AccessRefused`."""
+        ...
+
     async def declare(self, topology: Topology) -> None:
         """Make the broker have this topology; what is there already is left as it is. Raises `TopologyMismatch`."""
         ...

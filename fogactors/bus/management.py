@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 
 from fogactors.errors import AccessRefused, BusUnavailable, ConfigError
-from fogactors.wire.topology import Queue, Topology
+from fogactors.wire.topology import Family, Queue, Topology
 
 __all__ = ["Difference", "Management", "definitions", "policy_definition", "policy_name"]
 
@@ -59,15 +59,25 @@ def _policy(queue: Queue) -> dict[str, Any]:
     }
 
 
+def _family_policy(family: Family) -> dict[str, Any]:
+    """Of a lower priority than that of a queue by its whole name."""
+    return {**_policy(family.queue), "pattern": f"^{re.escape(family.prefix)}", "priority": 5}
+
+
+def _policies(topology: Topology) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All policies by their names."""
+    for queue in topology.queues:
+        if policy_definition(queue):
+            yield policy_name(queue.name), _policy(queue)
+    for family in topology.families:
+        yield policy_name(family.queue.name), _family_policy(family)
+
+
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
     """`definitions.json` of this topology: exchanges, queues, bindings and policies, and no users."""
     return {
         "vhosts": [{"name": vhost}],
-        "policies": [
-            {"vhost": vhost, "name": policy_name(queue.name), **_policy(queue)}
-            for queue in topology.queues
-            if policy_definition(queue)
-        ],
+        "policies": [{"vhost": vhost, "name": name, **policy} for name, policy in _policies(topology)],
         "exchanges": [
             {
                 "name": each.name,
@@ -139,10 +149,8 @@ class Management:
     async def apply_policies(self, topology: Topology) -> None:
         """Set the policy of each queue. Do it before the queue is declared, so that it never lives without its
         limits."""
-        for queue in topology.queues:
-            path = f"/api/policies/{self._vhost}/{quote(policy_name(queue.name), safe='')}"
-            if policy_definition(queue):
-                await self._call("PUT", path, json=_policy(queue))
+        for name, policy in _policies(topology):
+            await self._call("PUT", f"/api/policies/{self._vhost}/{quote(name, safe='')}", json=policy)
 
     async def diff(self, topology: Topology) -> list[Difference]:
         """What is missing or different. What is there and not in the topology is somebody else's, and left out."""
@@ -159,6 +167,8 @@ class Management:
             if there is None or there["type"] != queue.type:
                 found.append(Difference(f"queue {queue.name}", queue.type, there["type"] if there else "none"))
             found.extend(_policy_differences(queue, policies))
+        for family in topology.families:
+            found.extend(_policy_differences(family.queue, policies))
         bound = {(each["source"], each["routing_key"], each["destination"]) for each in await self._list("bindings")}
         for binding in topology.bindings:
             if (binding.exchange, binding.key, binding.queue) not in bound:

@@ -20,7 +20,7 @@ from fogactors.bus.base import (
 )
 from fogactors.bus.embedded.broker import MemoryBroker
 from fogactors.bus.embedded.channel import Connection
-from fogactors.errors import BusUnavailable, MessageTooLarge
+from fogactors.errors import BusUnavailable, MessageTooLarge, QueueMissing
 from fogactors.wire.topology import Topology
 
 __all__ = ["MemoryBus"]
@@ -132,6 +132,14 @@ class MemoryBus:
     async def purge(self, queue: str) -> int:
         """Also raises `BusError` for a stream."""
         return self._broker.queue(queue, self._require()).purge()
+
+    async def delete(self, queue: str) -> None:
+        connection = self._require()
+        try:
+            self._broker.queue(queue, connection)
+        except QueueMissing:
+            return
+        self._broker.delete_queue(queue)
 
     async def declare(self, topology: Topology) -> None:
         self._require()

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Final
 
 from fogactors.bus.base import Bus
+from fogactors.bus.link import BusLink
 from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
 from fogactors.roles import control
 from fogactors.roles.health import Health
-from fogactors.roles.link import BusLink
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.executor_config import utc_now

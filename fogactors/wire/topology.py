@@ -38,9 +38,12 @@ __all__ = [
     "RESULTS_PENDING",
     "RETRY_STEPS_S",
     "TASK_DELIVERY_LIMIT",
+    "EVENTS_MAX_LENGTH",
+    "EVENTS_PREFIX",
     "Binding",
     "Exchange",
     "ExchangeType",
+    "Family",
     "Policy",
     "Queue",
     "QueueType",
@@ -71,6 +74,11 @@ RETRY_STEPS_S: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
 TASK_DELIVERY_LIMIT: Final = 3
 """How often a task may come back from a worker that died; the delivery after that is its last."""
+
+EVENTS_PREFIX: Final = "events."
+"""What the name of a queue of events begins with: `events.<group>.<pattern>`."""
+EVENTS_MAX_LENGTH: Final = 100_000
+"""Events that wait for a group, by default. It drops its oldest then: a slow group must not stop who publishes."""
 
 ExchangeType = Literal["direct", "topic", "fanout"]
 QueueType = Literal["quorum", "stream"]
@@ -120,6 +128,20 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """Queues that are made while the system runs, by whoever needs them: all whose names begin with `prefix`. Only
+    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family."""
+
+    prefix: str
+    policy: Policy
+
+    @property
+    def queue(self) -> Queue:
+        """Any of them, by a name that stands for all."""
+        return Queue(f"{self.prefix}*", policy=self.policy)
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """Messages of `exchange` whose routing key fits `key` go to `queue`. A fanout exchange ignores the
     key."""
@@ -136,12 +158,14 @@ class Topology:
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
     bindings: tuple[Binding, ...] = ()
+    families: tuple[Family, ...] = ()
 
     def __add__(self, other: Topology) -> Topology:
         return Topology(
             exchanges=tuple(dict.fromkeys(self.exchanges + other.exchanges)),
             queues=tuple(dict.fromkeys(self.queues + other.queues)),
             bindings=tuple(dict.fromkeys(self.bindings + other.bindings)),
+            families=tuple(dict.fromkeys(self.families + other.families)),
         )
 
     def queue(self, name: str) -> Queue:
@@ -172,7 +196,8 @@ class Topology:
                 problems.append(f"queue {binding.queue!r} is bound to an unknown exchange {binding.exchange!r}")
             if binding.queue not in queues:
                 problems.append(f"exchange {binding.exchange!r} is bound to an unknown queue {binding.queue!r}")
-        for queue in self.queues:
+        problems += [f"family {name!r} is there twice" for name in _twice(each.prefix for each in self.families)]
+        for queue in (*self.queues, *(family.queue for family in self.families)):
             problems.extend(_policy_problems(queue, exchanges))
         if problems:
             raise SpecError("topology: " + "; ".join(problems))
@@ -226,11 +251,14 @@ def retry_exchange(step: int) -> str:
 
 
 def fog_topology(
-    tiers: tuple[str, ...] = ("light", "medium", "heavy"), *, retention_s: int = 7 * 24 * 3600
+    tiers: tuple[str, ...] = ("light", "medium", "heavy"),
+    *,
+    retention_s: int = 7 * 24 * 3600,
+    events_max_length: int = EVENTS_MAX_LENGTH,
 ) -> Topology:
     """The whole system's topology. `tiers`: from the lightest to the heaviest; `retention_s`: how long
-    `dlq.parked` keeps dead letters and what became of them. Raises `SpecError` when there is no tier or one
-    is there twice."""
+    `dlq.parked` keeps dead letters and what became of them; `events_max_length`: events that wait for one group at
+    most. Raises `SpecError` when there is no tier or one is there twice."""
     if not tiers or _twice(tiers):
         raise SpecError(f"tiers must be named once each, and at least one: {list(tiers)}")
     exchanges = (
@@ -260,7 +288,8 @@ def fog_topology(
         Binding(DLX, "#", DLQ),
         Binding(PARKED, "", PARKED),
     )
-    whole = _task_part(tiers) + Topology(exchanges, queues, bindings) + _retry_part()
+    families = (Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),)
+    whole = _task_part(tiers) + Topology(exchanges, queues, bindings, families) + _retry_part()
     whole.validate()
     return whole
 

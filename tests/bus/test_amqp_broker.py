@@ -7,9 +7,9 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
+from fogactors.bus.link import BusBlocked, BusLink
 from fogactors.core import ActorSystem, ChildSpec
 from fogactors.errors import BusUnavailable
-from fogactors.roles.link import BusBlocked, BusLink
 from tests.services import RabbitMQ
 
 from .amqp_support import each_fails, failing, far, quiet

@@ -6,6 +6,7 @@ Only what is true of all of them is asserted: limits of queues are soft, counts 
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from fogactors.bus import Bus, Message
@@ -13,7 +14,7 @@ from fogactors.errors import MessageTooLarge, QueueMissing, Unroutable
 from fogactors.wire import Binding, Exchange, Policy, Queue, Topology
 
 from .conftest import OpenWorld
-from .support import Inbox, Names, bodies, send, work
+from .support import Inbox, Names, bodies, eventually, send, work
 
 pytestmark = pytest.mark.asyncio
 
@@ -163,6 +164,23 @@ async def test_what_is_acked_does_not_come_back(open_world: OpenWorld, n: Names)
         await bus.consume(n("q"), inbox, prefetch=10)
         assert (await inbox.one()).body == b"2"
         assert not inbox.deliveries
+
+
+async def test_a_deleted_queue_is_gone_with_what_was_in_it_and_its_consumer_is_told(open_world: OpenWorld, n: Names):
+    async with open_world() as world:
+        bus, inbox, lost = await world.client(), Inbox(), anyio.Event()
+        await bus.declare(work(n))
+        await send(bus, n, b"1", b"2")
+        await bus.consume(n("q"), inbox, prefetch=1, on_lost=lambda _: lost.set())
+        await inbox.one()
+        other = await world.client()
+        await other.delete(n("q"))
+        await eventually(lost.is_set)
+        with pytest.raises(QueueMissing):
+            await other.inspect(n("q"))
+        await other.delete(n("q"))  # gone already is as good
+        with pytest.raises(Unroutable):
+            await send(other, n, b"3")
 
 
 async def test_requeue_comes_next_and_says_so(open_world: OpenWorld, n: Names):

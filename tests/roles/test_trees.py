@@ -3,11 +3,11 @@
 import pytest
 
 from fogactors.bus import MemoryBroker, MemoryBus
+from fogactors.bus.link import BusLink
 from fogactors.core import ActorExited, ActorStarted, ActorSystem, ChildSpec
 from fogactors.errors import BusUnavailable, NoTierFits, StartFailed
 from fogactors.roles import ROLES, up_tree
 from fogactors.roles.base import DRAIN_MARGIN_S
-from fogactors.roles.link import BusLink
 from fogactors.testing import EventRecorder
 from tests.tasks.harness import fog
 

@@ -49,8 +49,8 @@ ELSEWHERE = {
     "tasks/watchdog.py": "asks for the depth of a queue; what it then does is in intake.py",
     "roles/tier_executor.py": "passes orders on to what is read here",
     "roles/control.py": OTHER_ROLE,
+    "roles/health.py": OTHER_ROLE,
     "roles/heartbeat.py": OTHER_ROLE,
-    "roles/link.py": OTHER_ROLE,
 }
 
 COLLABORATORS = {

@@ -18,7 +18,7 @@ from fogactors.wire import (
     task_key,
     task_queue,
 )
-from fogactors.wire.topology import RETRY_STEPS_S, due_queue, is_waiting_room
+from fogactors.wire.topology import RETRY_STEPS_S, Family, due_queue, is_waiting_room
 
 EXCHANGES = {
     "tasks.direct": "direct",
@@ -107,6 +107,12 @@ def test_bindings_are_the_table():
     assert {(each.exchange, each.key, each.queue) for each in fog_topology().bindings} == BINDINGS
 
 
+def test_the_family_of_event_queues_drops_its_oldest():
+    (events,) = fog_topology(events_max_length=7).families
+    assert (events.prefix, events.policy) == ("events.", Policy(max_length=7, overflow="drop-head"))
+    assert not any(each.name.startswith(events.prefix) for each in fog_topology().queues)
+
+
 def test_nothing_bound_to_dlx_receives_the_parked_copies():
     assert [each.queue for each in fog_topology().bindings if each.exchange == "dlx"] == ["dlq"]
 
@@ -191,6 +197,8 @@ FULL = Policy(overflow="reject-publish", dead_letter_exchange="dlx", dead_letter
             "at-least-once needs",
         ),
         (Topology(queues=(Queue("q", policy=Policy(delivery_limit=0)),)), "discards silently"),
+        (Topology(families=(Family("q.", Policy(delivery_limit=0)),)), r"q\.\*': a delivery limit"),
+        (Topology(families=(Family("events.", Policy()),)), "family 'events.' is there twice"),
         (Topology(queues=(Queue("q", policy=Policy(dead_letter_exchange="gone")),)), "'gone' is unknown"),
     ],
 )

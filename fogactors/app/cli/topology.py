@@ -43,7 +43,7 @@ def show(json: Json = False) -> None:
     console.print(table, "")
     table = plain_table("queue", "type", "bound to")
     policies: dict[str, list[str]] = {}
-    for queue in wanted.queues:
+    for queue in (*wanted.queues, *(family.queue for family in wanted.families)):
         bound = ", ".join(f"{each.exchange} {each.key}".strip() for each in wanted.bindings if each.queue == queue.name)
         table.add_row(queue.name, queue.type, bound)
         policy = "\n".join(

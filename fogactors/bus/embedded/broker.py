@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Literal
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
 from fogactors.bus.base import BusStats, DeliveryHandler, LostHandler, Message, QueueInfo
 from fogactors.bus.embedded.channel import Connection, Stored, Subscription
@@ -29,7 +29,7 @@ from fogactors.errors import (
     TopologyMismatch,
     Unroutable,
 )
-from fogactors.wire.topology import Policy, Queue, Topology
+from fogactors.wire.topology import Family, Policy, Queue, Topology
 
 __all__ = ["MemoryBroker", "QueueDepth"]
 
@@ -73,10 +73,13 @@ class MemoryBroker:
         self._retry_s = dead_letter_retry_s
         self._exchanges: dict[str, Routes] = {}
         self._queues: dict[str, MemoryQueue | MemoryStream] = {}
+        self._families: list[Family] = []
         self._rest = Rest(self._queues, self._pump, self._timers, skip)
         self._connections: dict[Connection, None] = {}
         self._ids = count(1)
         self._tasks: TaskGroup | None = None
+        self._attending = 0
+        self._turn = anyio.Lock()
 
     async def __aenter__(self) -> MemoryBroker:
         tasks = anyio.create_task_group()
@@ -101,6 +104,18 @@ class MemoryBroker:
                 return False  # the body's own error, as it was: the group is our implementation, not its business
             raise
 
+    async def attend(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run the broker until this is cancelled, instead of entering it: for one that several tasks share and that
+        none of them outlives for certain. It runs as long as any of them attends."""
+        self._attending += 1
+        task_status.started()
+        try:
+            async with self._turn, anyio.create_task_group() as tasks:  # one runs the loops, the others stand by
+                tasks.start_soon(self._timers.run, name="embedded broker")
+                tasks.start_soon(self._rest.run, name="rest of the embedded broker")
+        finally:
+            self._attending -= 1
+
     # -- for whoever runs the broker
 
     def declare(self, topology: Topology) -> None:
@@ -110,6 +125,7 @@ class MemoryBroker:
             there = self._exchanges.setdefault(exchange.name, Routes(exchange.type))
             if there.type != exchange.type:
                 raise TopologyMismatch(f"exchange {exchange.name!r} is {there.type}, not {exchange.type}")
+        self._families += [each for each in topology.families if each not in self._families]
         for queue in topology.queues:
             found = self._queues.get(queue.name)
             if found is None:
@@ -174,7 +190,7 @@ class MemoryBroker:
 
     @property
     def running(self) -> bool:
-        return self._tasks is not None
+        return self._tasks is not None or self._attending > 0
 
     def publish_waits(self) -> AbstractContextManager[None]:
         """Entered while a publish waits for its connection or its confirm."""
@@ -292,7 +308,7 @@ class MemoryBroker:
             return MemoryStream(queue.name, queue.policy, pump=self._pump, timers=self._timers)
         return MemoryQueue(
             queue.name,
-            queue.policy if owner is None else Policy(),
+            self._policy(queue) if owner is None else Policy(),
             pump=self._pump,
             timers=self._timers,
             faults=self.faults,
@@ -300,6 +316,11 @@ class MemoryBroker:
             dead_letter_retry_s=self._retry_s,
             exclusive_to=None if owner is None else owner.name,
         )
+
+    def _policy(self, queue: Queue) -> Policy:
+        if queue.policy != Policy():
+            return queue.policy
+        return next((each.policy for each in self._families if queue.name.startswith(each.prefix)), queue.policy)
 
     def _dead_letter(self, letter: DeadLetter) -> bool:
         """Whether every target has it now. No target at all counts as a refusal, as it does at RabbitMQ."""
