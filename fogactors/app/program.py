@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from fogactors.app.check import overlong
-from fogactors.app.services import Embedded, Remote, Services, role_body
+from fogactors.app.services import Embedded, Remote, Services, part_for, role_body
 from fogactors.app.settings import Settings
 from fogactors.bus import Bus, QueueDepth
 from fogactors.core import (
@@ -39,6 +39,7 @@ from fogactors.tasks.isolation import ProcessPool
 from fogactors.tasks.registry import Registry, default_registry
 from fogactors.tasks.replay import DlqConfig, DlqPolicy
 from fogactors.tasks.tiers import Tier, Tiers
+from fogactors.wire import Topology
 
 __all__ = ["Program", "role_context", "tiers_of"]
 
@@ -67,10 +68,12 @@ class Program:
         request_stop: Callable[[], None] = lambda: None,
         stop: anyio.Event | None = None,
         health: Health | None = None,
+        needs: tuple[str, ...] = (),
     ) -> AsyncGenerator[Program]:
         """Import the task modules, reach the services, start the tree of these roles, and stop it on leaving. `tiers`:
-        those that this process serves, by default all. `request_stop`: what the order to
-        drain calls. `stop` ends the wait for the broker. `health`: what probes are told, if there are any.
+        those that this process serves, by default all. `request_stop`: what the order to drain calls. `stop` ends the
+        wait for the broker. `health`: what probes are told, if there are any. `needs`: the access roles whose part of
+        the topology must be there; none: these roles'.
 
         Raises `ConfigError`, also for a task whose time limit is too long, what `Remote.open` raises, `StartFailed`,
         and from the body `RestartIntensityExceeded`.
@@ -80,7 +83,7 @@ class Program:
             raise ConfigError(finding.text)
         if "tier-executor" in roles:
             _check_budget(settings, tiers)
-        async with _services(settings, stop) as services:
+        async with _services(settings, part_for(settings, needs or roles, tiers), stop) as services:
             context = role_context(settings, services, registry, urgent, request_stop, health)
             try:
                 async with ActorSystem(events=events) as system:
@@ -140,8 +143,8 @@ class Program:
         return await self.services.depths()
 
 
-def _services(settings: Settings, stop: anyio.Event | None) -> AbstractAsyncContextManager[Services]:
-    return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings, stop)
+def _services(settings: Settings, wanted: Topology, stop: anyio.Event | None) -> AbstractAsyncContextManager[Services]:
+    return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings, wanted, stop)
 
 
 def _check_budget(settings: Settings, served: tuple[str, ...] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final, Protocol
@@ -28,8 +28,9 @@ from fogactors.errors import (
     TopologyMismatch,
 )
 from fogactors.wire import Topology, fog_topology
+from fogactors.wire.access import ACCESS_ROLES, AccessRole, part_of
 
-__all__ = ["Embedded", "Remote", "Services", "topology_of"]
+__all__ = ["Embedded", "Remote", "Services", "part_for", "topology_of"]
 
 ENVELOPE_BYTES: Final = 65_536
 LOOK_EVERY_S: Final = 1.0
@@ -52,6 +53,13 @@ class Services(Protocol):
 
 def topology_of(settings: Settings) -> Topology:
     return fog_topology(tuple(tier.name for tier in settings.tiers), retention_s=settings.dlq.retention_s)
+
+
+def part_for(settings: Settings, roles: Sequence[str], tiers: Sequence[str] | None) -> Topology:
+    """What these of the `ACCESS_ROLES` deal with, and so may look at; for none of them what a submitter does."""
+    known: list[AccessRole] = [role for role in ACCESS_ROLES if role in roles]
+    names = [tier.name for tier in settings.tiers]
+    return part_of(topology_of(settings), known or ["submitter"], names, tiers or names)
 
 
 def role_body(settings: Settings) -> int:
@@ -93,16 +101,21 @@ class Remote:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._hidden: set[str] = set()
         self._looker = AmqpBus(settings.bus.url, name="display")
         self._depths: dict[str, QueueDepth] = {}
         self._looked_at = float("-inf")
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, stop: anyio.Event | None = None) -> AsyncGenerator[Remote]:
-        """Waits for the broker, and not for Redis: without it results take another road. Raises `BusUnavailable` when
-        there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set meanwhile, `AccessRefused`,
-        `CoordRefused`, and `TopologyMismatch` for what is not there."""
+    async def open(
+        cls, settings: Settings, wanted: Topology, stop: anyio.Event | None = None
+    ) -> AsyncGenerator[Remote]:
+        """Waits for the broker, and not for Redis: without it results take another road. `wanted` must be there.
+
+        Raises `BusUnavailable` when there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set
+        meanwhile, `AccessRefused`, `CoordRefused`, and `TopologyMismatch` for what is not there.
+        """
         refusal: FogError | None = None
         async with anyio.create_task_group() as waiting:
 
@@ -113,7 +126,7 @@ class Remote:
             if stop is not None:
                 waiting.start_soon(watch, stop)
             try:
-                await _await_broker(settings)
+                await _await_broker(settings, wanted)
             except FogError as error:
                 refusal = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
             waiting.cancel_scope.cancel()
@@ -142,14 +155,20 @@ class Remote:
             with suppress(BusError):  # the broker is away: what was there last is better than nothing
                 await self._looker.open(timeout=1.0)
                 for queue in topology_of(self._settings).queues:
-                    if queue.type == "quorum":
-                        info = await self._looker.inspect(queue.name)
-                        depth = QueueDepth(info.name, info.ready, info.consumers, unsettled=0, stalled=0)
-                        self._depths[queue.name] = depth
+                    if queue.type == "quorum" and queue.name not in self._hidden:
+                        await self._look_at(queue.name)
         return self._depths
 
+    async def _look_at(self, queue: str) -> None:
+        try:
+            info = await self._looker.inspect(queue)
+        except AccessRefused:
+            self._hidden.add(queue)  # not for this user to see
+        else:
+            self._depths[queue] = QueueDepth(info.name, info.ready, info.consumers, unsettled=0, stalled=0)
 
-async def _await_broker(settings: Settings) -> None:
+
+async def _await_broker(settings: Settings, wanted: Topology) -> None:
     """Wait for it, and see that it has what we need."""
     bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/boot")
     backoff, tries = Backoff(first_s=0.2, max_s=2.0, jitter=0.2), 0
@@ -167,7 +186,7 @@ async def _await_broker(settings: Settings) -> None:
         await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
         tries += 1
     try:
-        await _see_topology(bus, topology_of(settings))
+        await _see_topology(bus, wanted)
     finally:
         with anyio.move_on_after(3.0, shield=True):
             await bus.close()

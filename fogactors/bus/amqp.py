@@ -81,6 +81,10 @@ class AmqpBus:
     # -- the connection
 
     @property
+    def user(self) -> str:
+        return self._hosts.user
+
+    @property
     def is_open(self) -> bool:
         return self._publishing is not None and not self._lost.is_set()
 

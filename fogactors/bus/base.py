@@ -160,6 +160,11 @@ class Bus(Protocol):
     they say that they wait."""
 
     @property
+    def user(self) -> str:
+        """As whom it logs in. A user may make queues only under its own name: `fogactors.wire.access.control_queue`."""
+        ...
+
+    @property
     def is_open(self) -> bool: ...
     @property
     def is_blocked(self) -> bool:

@@ -49,6 +49,11 @@ class MemoryBus:
         self._turn = 0
 
     @property
+    def user(self) -> str:
+        """The one that there is: the embedded broker asks for no login."""
+        return "guest"
+
+    @property
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.reason is None
 

@@ -273,8 +273,12 @@ class RedisCoord(ClusterMembers):
         )
 
     async def broker_beats(self) -> frozenset[str]:
-        living = await self._script("read the brokers' beats", scripts.BROKER_BEATS, [BROKERS, CLUSTER_MEMBERS], [])
-        return frozenset(node.decode() for node in living)
+        async with self._reach("read the brokers' beats"):
+            # The members too, because one that beats by a script of its own is in no list of ours.
+            lists = self._client.sunion([BROKERS, CLUSTER_MEMBERS])  # pyright: ignore[reportUnknownMemberType]
+            nodes = sorted(node.decode() for node in await cast("Awaitable[set[bytes]]", lists))
+            beats = cast("list[Any]", await self._client.mget([_broker_key(node) for node in nodes])) if nodes else []
+        return frozenset(node for node, beat in zip(nodes, beats, strict=True) if beat is not None)
 
     async def expire_members(self, lease: Lease) -> list[str]:
         keys = [CLUSTER_MEMBERS, BROKERS, lease.name, _fence(lease.name)]

@@ -9,7 +9,6 @@ __all__ = [
     "ACQUIRE",
     "BEGIN",
     "BROKER_BEAT",
-    "BROKER_BEATS",
     "CANCEL",
     "CANCELLED",
     "CLAIM",
@@ -178,15 +177,6 @@ BROKER_BEAT: Final = """
 -- KEYS: heartbeat, brokers. ARGV: node, ttl in ms. The time is this server's, as for cancellations.
 redis.call('SET', KEYS[1], redis.call('TIME')[1], 'PX', ARGV[2])
 redis.call('SADD', KEYS[2], ARGV[1])
-"""
-
-BROKER_BEATS: Final = """
--- KEYS: brokers, members. The members too, because one that beats by a script of its own is in no list of ours.
-local living = {}
-for _, node in ipairs(redis.call('SUNION', KEYS[1], KEYS[2])) do
-  if redis.call('EXISTS', 'rabbitmq:node:' .. node .. ':heartbeat') == 1 then living[#living + 1] = node end
-end
-return living
 """
 
 EXPIRE_MEMBERS: Final = """

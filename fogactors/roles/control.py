@@ -21,6 +21,7 @@ from fogactors.bus.base import Bus, Consumer, Delivery, Message
 from fogactors.core import Actor, ChildSpec, Exit
 from fogactors.errors import ActorError, BusError, WireError
 from fogactors.messages import Command, Control, ControlReply
+from fogactors.wire.access import control_queue
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import CONTROL, RESULTS
 
@@ -70,7 +71,7 @@ class ControlActor(Actor[Any]):
 
     async def run(self) -> None:
         # With an end of its own: after a broken connection the broker may hold the old queue for a while.
-        name = f"ctl.{self._node}.{self._role}.{secrets.token_hex(4)}"
+        name = control_queue(self._bus.user, self._node, self._role, secrets.token_hex(4))
         queue = await self._bus.open_exclusive(name, ((CONTROL, ""),))
         self._consumer = await self._bus.consume(queue, self._deliver, prefetch=PREFETCH)
         if self._listens is not None:

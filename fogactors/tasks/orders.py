@@ -17,6 +17,7 @@ import anyio
 from fogactors.bus.base import Bus, Consumer, Delivery, Message
 from fogactors.errors import BusUnavailable, WireError
 from fogactors.messages import Command, Control, ControlReply
+from fogactors.wire.access import control_queue
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import CONTROL, RESULTS
 
@@ -116,7 +117,7 @@ class Orders:
                 await self._bus.wait_open()
             connection = self._bus.stats.connections
             # A name for each connection: the broker may hold a broken one, and its queues, for a while.
-            name = f"ctl.order.{self._id}.{connection:x}"
+            name = control_queue(self._bus.user, "order", self._id, f"{connection:x}")
             queue = await self._bus.open_exclusive(name, ((RESULTS, self._reply_to),))
             self._consumer = await self._bus.consume(queue, self._deliver, prefetch=PREFETCH, on_lost=self._lost)
             self._connection = connection

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from fogactors.app.boot import exit_code, report
-from fogactors.app.services import Remote
+from fogactors.app.services import Remote, part_for
 from fogactors.app.settings import Settings
 from fogactors.errors import (
     AccessRefused,
@@ -64,7 +64,7 @@ async def test_a_stop_while_it_waits_for_the_broker_is_heard():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_soon, stop)
             with pytest.raises(StoppedAtBoot):
-                async with Remote.open(settings, stop):
+                async with Remote.open(settings, part_for(settings, (), None), stop):
                     pass
 
 

@@ -252,7 +252,7 @@ async def test_a_thousand_orders_share_one_queue(fog):
         took_s = time.monotonic() - before
         path = f"/queues/{quote(fog.services.vhost, safe='')}?columns=name"
         names = [each["name"] for each in fog.services.api("GET", path)]
-        assert len([name for name in names if name.startswith("ctl.order.")]) == 1
+        assert len([name for name in names if ".order." in name and name.startswith("ctl.")]) == 1
         assert took_s < 30  # together, and not one after the other, each of which waits for answers for a second
 
 

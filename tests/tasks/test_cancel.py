@@ -33,7 +33,9 @@ async def listening(**config):
     """A system whose executor hears orders already, and a tracker of its own that waits for them for a minute."""
     async with fog(roles=("tier-executor",), **config) as system:
         await system.recorder.wait_for(ActorStarted, path="fogactors/tier-executor-light/control")
-        await eventually(lambda: any(name.startswith("ctl.node.") for name in system.broker.depths()), "it listens")
+        await eventually(
+            lambda: any(name.startswith("ctl.guest.node.") for name in system.broker.depths()), "it listens"
+        )
         yield system
 
 
@@ -144,7 +146,7 @@ async def test_a_submitter_that_leaves_listens_no_more():
     async with listening() as system:
         async with Submitter(system.bus, MemoryCoord(system.store), system.tiers) as submitter:
             await submitter.where("a-1")
-        assert [d.consumers for name, d in system.broker.depths().items() if name.startswith("ctl.order.")] == [0]
+        assert [d.consumers for name, d in system.broker.depths().items() if name.startswith("ctl.guest.order.")] == [0]
 
 
 async def test_a_second_cancel_says_the_same():

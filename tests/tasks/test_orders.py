@@ -67,7 +67,7 @@ class operator:  # noqa: N801
 
 
 def reply_queues(broker):
-    return [name for name in broker.depths() if name.startswith("ctl.order.")]
+    return [name for name in broker.depths() if name.startswith("ctl.guest.order.")]
 
 
 async def test_answers_are_collected_for_a_while_and_sorted():

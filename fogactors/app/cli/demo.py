@@ -114,7 +114,9 @@ async def _demo(
         beside.start_soon(stopping.watch_signals)
         roles = tuple(ROLES) if embedded else ()
         async with (
-            Program.start(settings, roles, events=events, urgent=log.write_urgent, stop=stopping.event) as program,
+            Program.start(
+                settings, roles, events=events, urgent=log.write_urgent, stop=stopping.event, needs=("admin",)
+            ) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as display,
         ):
