@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo check test test-full fmt bench services services-stop clean
+.PHONY: help venv demo check test test-full fmt bench services services-stop images clean
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -56,6 +56,9 @@ services: $(DEV) ## Start a real RabbitMQ (RABBITMQ=4.0 for the older one) and a
 
 services-stop: $(DEV) ## Stop what `make services` started
 	@$(PY) -m tests.services stop
+
+images: $(DEV) ## Build the three container images; images/build names its settings
+	@sh images/build
 
 venv: $(DEV) ## Create the environment in .venv, with the development tools
 

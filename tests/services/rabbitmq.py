@@ -43,7 +43,7 @@ class RabbitMQ(Server):
     `settings` are lines of rabbitmq.conf that add to ours or replace them. `consumer_timeout_ms` is the broker-wide
     time that a delivery may stay unacknowledged (None: the broker's 30 minutes). 4.0 looks for such once a minute, or
     twice a second where a time is given. The dead letter workers' settings are those of advanced.config that fogactors
-    needs in production.
+    needs in production; `advanced` is the text of that file in place of ours.
     """
 
     def __init__(
@@ -55,16 +55,18 @@ class RabbitMQ(Server):
         dead_letter_prefetch: int = 1000,
         dead_letter_confirm_timeout_ms: int = 5000,
         settings: Mapping[str, str] | None = None,
+        advanced: str | None = None,
         kept: bool = False,
     ) -> None:
         super().__init__(rabbitmq_release(version), kept=kept)
         self.password = secrets.token_urlsafe(16)
         self._cookie = secrets.token_urlsafe(16)
-        self._advanced = _ADVANCED.format(
+        ours = _ADVANCED.format(
             prefetch=dead_letter_prefetch,
             confirm_timeout_ms=dead_letter_confirm_timeout_ms,
             channel_tick_ms=_TICK_MS if consumer_timeout_ms is None else _FAST_TICK_MS,
         )
+        self._advanced = ours if advanced is None else advanced
         self._settings = {
             "log.file.level": "info",
             "disk_free_limit.absolute": "50MB",

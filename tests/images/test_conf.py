@@ -1,0 +1,98 @@
+"""The configuration files of the images, taken by real servers: each refuses a key that it does not know."""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+import redis.asyncio
+
+from tests.services import RabbitMQ, RedisServer, ServiceUnavailable, skip_or_fail
+
+IMAGES = Path(__file__).parents[2] / "images"
+PLACE = {"listeners.tcp.default", "management.tcp.port", "prometheus.tcp.port", "log.console", "log.file"}
+"""Keys that say where, not how: the tests' servers have places of their own."""
+
+
+def rabbitmq_conf() -> dict[str, str]:
+    lines = (IMAGES / "rabbitmq/rabbitmq.conf").read_text().splitlines()
+    return dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
+
+
+def redis_conf() -> dict[str, str]:
+    lines = (IMAGES / "redis/redis.conf").read_text().splitlines()
+    return dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
+async def fill(client) -> None:
+    for n in range(100):
+        await client.set(f"fill-{n}", "x" * 100_000)
+
+
+def test_the_references_faults_are_not_taken_over():
+    broker, store = rabbitmq_conf(), redis_conf()
+    assert broker["cluster_partition_handling"] != "autoheal"
+    assert "load_definitions" not in broker
+    assert store["maxmemory-policy"] == "noeviction"
+    assert not {"requirepass", "rename-command", "activedefrag"} & store.keys()
+    assert not any("${" in value for value in store.values())
+
+
+@asynccontextmanager
+async def running(server):
+    try:
+        await server.start()
+        yield server
+    except ServiceUnavailable as error:
+        skip_or_fail(error)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await server.stop(grace_s=0)
+
+
+@pytest.mark.services
+@pytest.mark.asyncio
+@pytest.mark.parametrize("version", ["4.3", "4.0"])
+async def test_rabbitmq_takes_every_line_and_uses_it(version):
+    settings = {key: value for key, value in rabbitmq_conf().items() if key not in PLACE}
+    advanced = (IMAGES / "rabbitmq/advanced.config").read_text()
+    async with running(RabbitMQ(version, settings=settings, advanced=advanced)) as server:
+        in_force = re.sub(r"\s+", "", await server.ctl("environment"))
+    for term in (
+        "{consumer_timeout,1800000}",
+        "{dead_letter_worker_consumer_prefetch,1000}",
+        "{dead_letter_worker_publisher_confirm_timeout,5000}",
+        "{net_ticktime,30}",
+        '{disk_free_limit,"2GB"}',
+        "{quorum_cluster_size,3}",
+        '{queue_leader_locator,<<"balanced">>}',
+        "{cluster_partition_handling,pause_minority}",
+        "{poll_interval,1000}",
+    ):
+        assert term in in_force, term
+
+
+@pytest.mark.services
+@pytest.mark.asyncio
+async def test_redis_takes_every_line_and_evicts_nothing():
+    conf = {key: value for key, value in redis_conf().items() if key not in ("bind", "port", "dir")}
+    async with (
+        running(RedisServer(config=conf | {"maxmemory": "4mb"})) as server,
+        redis.asyncio.from_url(server.url) as client,
+    ):
+        await client.set("kept", "1")
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            await fill(client)
+        assert await client.get("kept") == b"1"
+        in_force = await client.config_get("*")
+    assert {name: in_force[name] for name in ("appendonly", "appendfsync", "save", "io-threads", "maxclients")} == {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "io-threads": "4",
+        "maxclients": "10000",
+    }

@@ -1,0 +1,135 @@
+"""swarm/stack.yml as data: what Swarm would take without a word and then do otherwise than meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fogactors.app.settings import Settings
+from fogactors.app.settings_users import DEFAULT_USERS
+from tests.images.test_conf import IMAGES
+
+SWARM = Path(__file__).parents[2] / "swarm"
+STACK = yaml.safe_load((SWARM / "stack.yml").read_text())
+SERVICES = STACK["services"]
+BROKERS = {"rabbitmq1": "manager-master", "rabbitmq2": "manager-rep1", "rabbitmq3": "manager-rep2"}
+ROLE_OF = {name: service["command"][1] for name, service in SERVICES.items() if "command" in service}
+IGNORED = {"build", "container_name", "depends_on", "restart", "env_file", "extends", "links", "mem_limit"}
+
+
+def secret_names(service) -> set[str]:
+    return {each["source"] for each in service.get("secrets", ())}
+
+
+def passwords_by_env(service) -> dict[str, str]:
+    pattern = re.compile(r"FOGACTORS_USERS__(\w+?)__PASSWORD_FILE")
+    environment = service["environment"].items()
+    return {match[1].lower(): value for key, value in environment if (match := pattern.fullmatch(key))}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_is_as_swarm_needs_it(name):
+    service = SERVICES[name]
+    assert not IGNORED & service.keys()
+    deploy = service["deploy"]
+    assert deploy["endpoint_mode"] == "dnsrr"  # a virtual IP forgets connections that were idle for 15 minutes
+    assert "max_attempts" not in deploy["restart_policy"]
+    assert deploy["restart_policy"]["condition"] == "any"
+    assert deploy["update_config"]["order"] == "stop-first"
+    assert deploy["update_config"]["failure_action"] == "rollback"
+    assert deploy["resources"]["limits"]["memory"]
+    assert all("==" in constraint for constraint in deploy["placement"]["constraints"])
+    assert service["init"] is True
+    assert service["read_only"] is True
+    assert {"type": "tmpfs", "target": "/tmp", "tmpfs": {"size": 67108864}} in service["volumes"]
+    assert all(port["mode"] == "host" for port in service.get("ports", ()))
+    assert service["networks"] == ["fog-network"]
+
+
+@pytest.mark.parametrize("name", BROKERS)
+def test_a_broker_keeps_its_name_its_host_and_its_data(name):
+    service = SERVICES[name]
+    assert service["hostname"] == name
+    assert service["deploy"]["placement"]["constraints"] == [f"node.labels.{BROKERS[name]} == true"]
+    assert service["deploy"].get("replicas", 1) == 1
+    data = [each for each in service["volumes"] if each["type"] == "volume"]
+    assert data == [{"type": "volume", "source": f"{name}-data", "target": "/var/lib/rabbitmq"}]
+    published = [port["published"] for port in service["ports"]]
+    assert published == [15671 + int(name[-1])]
+
+
+def test_a_broker_has_the_time_that_its_sentinel_takes_to_stop():
+    assert {SERVICES[name]["stop_grace_period"] for name in BROKERS} == {"300s"}
+
+
+def test_redis_is_not_reached_from_outside():
+    assert "ports" not in SERVICES["redis"]
+
+
+@pytest.mark.parametrize("name", ROLE_OF)
+def test_a_role_exists_and_knows_its_own_password_only(name):
+    service = SERVICES[name]
+    user = service["environment"]["FOGACTORS_NODE__USER"]
+    [settings] = [each for each in DEFAULT_USERS if each.name == user]
+    assert ROLE_OF[name] in settings.roles
+    if "--tier" in service["command"]:
+        assert settings.tiers == (service["command"][-1],)
+    assert secret_names(service) == {f"{user}_password"}
+    assert passwords_by_env(service) == {user: f"/run/secrets/{user}_password"}
+
+
+def test_the_servers_know_the_users_that_log_in_at_them():
+    users = {each.name for each in DEFAULT_USERS}
+    for name in (*BROKERS, "redis"):
+        known = users if name == "redis" else users - {"redis"}
+        service = SERVICES[name]
+        assert passwords_by_env(service) == {user: f"/run/secrets/{user}_password" for user in known}
+        assert secret_names(service) - {"erlang_cookie"} == {f"{user}_password" for user in known}
+        assert all(each["mode"] == 0o400 for each in service["secrets"])
+
+
+def test_every_secret_is_given_and_no_value_is_in_the_file():
+    assert {name for service in SERVICES.values() for name in secret_names(service)} == STACK["secrets"].keys()
+    for name, secret in STACK["secrets"].items():
+        assert secret == {"external": True, "name": f"${{FOG_SECRET_{name.upper()}:-fog_{name}}}"}
+    for service in SERVICES.values():
+        for key, value in service["environment"].items():
+            assert key.endswith("_FILE") or "PASS" not in key, (key, value)
+
+
+def test_configs_are_the_images_own_files_under_versioned_names():
+    for config in STACK["configs"].values():
+        assert (SWARM / config["file"]).is_file()
+        assert config["name"].endswith("_${FOG_CONFIG_HASH:-0}")
+    used = {each["source"] for service in SERVICES.values() for each in service["configs"]}
+    assert used == STACK["configs"].keys()
+
+
+def test_tiers_get_what_the_settings_say_that_they_have():
+    tiers = {tier.name: tier for tier in Settings().tiers}
+    for name in ("fog-node-1", "fog-node-2", "fog-node-3"):
+        service = SERVICES[name]
+        tier = tiers[service["command"][-1]]
+        limits = service["deploy"]["resources"]["limits"]
+        assert (float(limits["cpus"]), limits["memory"]) == (tier.cpu, f"{tier.memory_mb}M")
+    places = {name: SERVICES[name]["deploy"]["placement"]["constraints"] for name in SERVICES if name.startswith("fog")}
+    assert places == {
+        "fog-node-1": ["node.labels.fog == 1"],
+        "fog-node-2": ["node.labels.fog == 3"],
+        "fog-node-3": ["node.labels.fog == 3"],
+    }
+
+
+@pytest.mark.parametrize("image", ["fogactors", "redis", "rabbitmq"])
+def test_an_image_has_no_root_and_takes_any_base(image):
+    lines = (IMAGES / image / "Dockerfile").read_text().splitlines()
+    words = [line.split(maxsplit=1) for line in lines if line and not line.startswith(("#", " "))]
+    instructions = {word[0]: word[1] for word in words if len(word) == 2}
+    assert instructions["USER"] not in ("root", "0")
+    assert instructions["STOPSIGNAL"] == "SIGTERM"
+    assert instructions["FROM"] == "${BASE}"
+    assert "HEALTHCHECK" in instructions
+    assert "org.opencontainers.image.title" in instructions["LABEL"]
