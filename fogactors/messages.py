@@ -26,11 +26,14 @@ __all__ = [
     "DeadLetterFate",
     "ErrorInfo",
     "Event",
+    "LaneTotals",
     "LetterState",
     "NodeMetrics",
     "Priority",
     "Reason",
     "PRIORITIES",
+    "ProcessTotals",
+    "Spread",
     "Task",
     "TaskResult",
     "TaskState",
@@ -211,7 +214,8 @@ class Beat(Struct, kw_only=True, omit_defaults=True):
 
 
 class TierLoad(Struct, kw_only=True, omit_defaults=True):
-    """What one executor's tier did since the last report: occupancy now, counts and waits over the window."""
+    """What one executor's tier has in hand now. The counts and durations of a window (`started` and what follows) are
+    empty in reports of ours: a report that is lost would take them with it, so those are in `LaneTotals`."""
 
     tier: str
     cpu: float
@@ -227,8 +231,53 @@ class TierLoad(Struct, kw_only=True, omit_defaults=True):
     run_s: list[float] = []
 
 
+class Spread(Struct, kw_only=True, omit_defaults=True):
+    """A histogram of durations. `counts`: for each bound of the report how many were no longer than it and longer than
+    the bound before, and at the end those that were longer than all; `sum_s`: of all of them."""
+
+    counts: list[int]
+    sum_s: float = 0.0
+
+
+class LaneTotals(Struct, kw_only=True, omit_defaults=True):
+    """What became of the tasks of one tier and priority in one process, since it began. `wait`: from ready to started,
+    `run`: the last attempt. `handed_back`: uncounted; `crashed`: worker processes that died in the middle of one."""
+
+    tier: str
+    priority: Priority
+    started: int = 0
+    ended: dict[TaskState, int] = {}
+    retried: int = 0
+    handed_back: int = 0
+    crashed: int = 0
+    wait: Spread
+    run: Spread
+
+
+class ProcessTotals(Struct, kw_only=True, omit_defaults=True):
+    """What one process knows of itself. All counts grow from its start on, so that a lost report does no harm.
+
+    `id` is its process id; `incarnation` tells it from the next that has the same, and `seq` a report from those before
+    it. `bounds_s` are the bounds of all its histograms. `store_away`: results go to `results.pending`, because they
+    cannot be recorded. `queues`: messages that wait, by queue, of those that it looks at.
+    """
+
+    id: int
+    incarnation: str
+    seq: int
+    resident_mb: int = 0
+    store_away: bool = False
+    restarts: int = 0
+    duplicates: int = 0
+    dead_letters: dict[Reason, int] = {}
+    queues: dict[str, int] = {}
+    bounds_s: list[float] = []
+    lanes: list[LaneTotals] = []
+
+
 class NodeMetrics(Struct, kw_only=True, omit_defaults=True):
-    """One node's figures over the last `window_s` seconds."""
+    """One process' report: its node's load over the last `window_s` seconds, what its tiers have in hand, and its
+    totals."""
 
     schema: str = _schema("metrics/1")
     node: str
@@ -240,6 +289,7 @@ class NodeMetrics(Struct, kw_only=True, omit_defaults=True):
     memory_total_mb: int = 0
     load1: float = 0.0
     tiers: list[TierLoad] = []
+    process: ProcessTotals | None = None
 
 
 Command = Literal["ping", "drain", "pause", "resume", "cancel", "where", "tree"]

@@ -31,6 +31,7 @@ from fogactors.messages import Reason
 from fogactors.roles import Health, HeartbeatConfig, RoleContext, up_tree
 from fogactors.roles.base import with_link
 from fogactors.roles.health import OK, store_watch
+from fogactors.roles.reports import MetricsConfig, MetricsServer, Reports
 from fogactors.roles.tier_executor import EXECUTOR
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.client import Submitter
@@ -172,12 +173,9 @@ def role_context(
 ) -> RoleContext:
     """What roles are given, from the settings."""
     executor, tasks, supervision = settings.executor, settings.tasks, settings.supervision
-    health = health or Health(dead_s=settings.heartbeat.loop_dead_s)
 
     def make_bus(name: str) -> Bus:
-        bus = services.bus(name, max_body=role_body(settings))
-        health.ready(f"broker/{name}", lambda: None if bus.is_open else "not connected")
-        return bus
+        return services.bus(name, max_body=role_body(settings))
 
     def make_pool(size: int) -> ProcessPool:
         return ProcessPool(size, recycle_after=tasks.recycle_after, start_s=tasks.process_start_s)
@@ -200,7 +198,12 @@ def role_context(
             max_body_bytes=settings.bus.max_body_bytes,
         )
 
-    beat = settings.heartbeat
+    def serve(reports: Reports) -> MetricsServer:
+        from fogactors.observe.metrics import serve_metrics  # only one role has a use for Prometheus' library
+
+        return serve_metrics(metrics.host, metrics.port, reports)
+
+    beat, metrics = settings.heartbeat, settings.metrics
     return RoleContext(
         node=settings.node.name,
         tiers=tiers_of(settings),
@@ -216,13 +219,15 @@ def role_context(
             loop_dead_s=beat.loop_dead_s,
         ),
         dlq=_dlq_config(settings),
+        metrics=MetricsConfig(host=metrics.host, port=metrics.port, interval_s=metrics.interval_s),
+        serve_metrics=serve,
         intensity=Intensity(supervision.intensity, supervision.period_s),
         backoff=Backoff(first_s=supervision.backoff_first_s, max_s=supervision.backoff_max_s),
         reconnect=Backoff(first_s=min(0.05, settings.bus.reconnect_max_s), max_s=settings.bus.reconnect_max_s),
         mailbox=supervision.mailbox,
         memory=MemoryBudget(settings.node.memory_mb),
         urgent=urgent or (lambda _: None),
-        health=health,
+        health=health or Health(dead_s=beat.loop_dead_s),
         request_stop=request_stop,
     )
 

@@ -142,6 +142,16 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """`host`, `port`: where the role metrics-sink serves `/metrics`; port 0: nowhere. `interval_s`: between two reports
+    of a process; 0: none."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    interval_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LetterSettings:
     """What becomes of the dead letters of one reason; see `DlqPolicy`."""
 
@@ -198,6 +208,7 @@ class Settings:
     supervision: SupervisionSettings = SupervisionSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     probe: ProbeSettings = ProbeSettings()
+    metrics: MetricsSettings = MetricsSettings()
     dlq: DlqSettings = DlqSettings()
     users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from fogactors.core import SupervisorSpec
-from fogactors.roles import dlq_reaper, heartbeat, tier_executor
+from fogactors.roles import dlq_reaper, heartbeat, metrics_sink, reporter, tier_executor
 from fogactors.roles.base import HeartbeatConfig, RoleContext
 from fogactors.roles.health import Health
 
-__all__ = ["ROLES", "Health", "HeartbeatConfig", "Role", "RoleContext", "up_tree"]
+__all__ = ["ROLES", "UP", "WORK", "Health", "HeartbeatConfig", "Role", "RoleContext", "up_tree"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ ROLES: dict[str, Role] = {
     for role in (
         Role("heartbeat", "says that this node is alive", lambda context, _: (heartbeat.tree(context),)),
         Role("dlq-reaper", "gives an end to dead letters", lambda context, _: (dlq_reaper.tree(context),)),
+        Role(metrics_sink.NAME, "serves figures to Prometheus", lambda context, _: metrics_sink.trees(context)),
         Role(
             "tier-executor",
             "runs tasks inside a resource tier",
@@ -36,8 +38,18 @@ ROLES: dict[str, Role] = {
 }
 """In start order: executors last, so that they stop first."""
 
+WORK: Final = ("heartbeat", "dlq-reaper", "tier-executor")
+"""What it takes to run tasks: what `demo` and `submit` embed."""
+UP: Final = ("heartbeat", "dlq-reaper", metrics_sink.NAME, "tier-executor")
+"""What `fogactors up` runs."""
+
 
 def up_tree(context: RoleContext, names: tuple[str, ...], tiers: tuple[str, ...]) -> SupervisorSpec:
-    """One tree of several roles. They stand side by side: each pauses by itself when its broker is away."""
-    children = tuple(tree for name, role in ROLES.items() if name in names for tree in role.trees(context, tiers))
+    """One tree of several roles. They stand side by side: each pauses by itself when its broker is away. First who
+    reports of them, so that it goes last and has seen all."""
+    executors = tuple(f"fogactors/tier-executor-{tier}/executor" for tier in tiers if "tier-executor" in names)
+    children = (
+        *reporter.trees(context, names, executors),
+        *(tree for name, role in ROLES.items() if name in names for tree in role.trees(context, tiers)),
+    )
     return SupervisorSpec(id="fogactors", children=children, intensity=context.intensity, backoff=context.backoff)

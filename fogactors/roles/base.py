@@ -14,6 +14,7 @@ from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
 from fogactors.roles import control
 from fogactors.roles.health import Health
+from fogactors.roles.reports import MetricsConfig, MetricsServer, Reports
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.executor_config import utc_now
@@ -63,6 +64,9 @@ class RoleContext:
     executor: Callable[[str], ExecutorConfig]
     heartbeat: HeartbeatConfig = HeartbeatConfig()
     dlq: DlqConfig = field(default_factory=DlqConfig)
+    metrics: MetricsConfig | None = None
+    serve_metrics: Callable[[Reports], MetricsServer] | None = None
+    """Injected, because only `observe` knows Prometheus."""
     intensity: Intensity = field(default_factory=Intensity)
     backoff: Backoff = field(default_factory=Backoff)
     reconnect: Backoff = RECONNECT
@@ -103,7 +107,9 @@ def controlled(
 
 def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> SupervisorSpec:  # noqa: A002
     """The shape of every tree that talks to the broker: the link first, so that all that stands on it goes and
-    comes with it; and a pause instead of an escalation, because a broker that is down is weather, not a bug."""
+    comes with it; and a pause instead of an escalation, because a broker that is down is weather, not a bug. Without
+    its broker it is not ready."""
+    context.health.ready(f"broker/{id}", lambda: None if bus.is_open else "not connected")
     return SupervisorSpec(
         id=id,
         strategy="rest_for_one",

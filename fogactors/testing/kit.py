@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 import anyio
@@ -32,6 +33,7 @@ from fogactors.bus import Bus, Delivery, MemoryBroker, MemoryBus
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
 from fogactors.core import ActorSystem, Backoff, Events, Intensity, Ref
 from fogactors.roles import ROLES, HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles.reports import MetricsConfig, MetricsServer, Reports
 from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.executor import ExecutorConfig, GetLoad, Load
 from fogactors.tasks.registry import Registry, default_registry
@@ -157,6 +159,7 @@ async def fog(
     heartbeat: HeartbeatConfig = HeartbeatConfig(),  # noqa: B008 - frozen
     broker_node: Callable[[], str] = lambda: "",
     dlq: DlqConfig = DlqConfig(),  # noqa: B008
+    metrics: MetricsConfig | None = None,
     intensity: Intensity = Intensity(max_restarts=20),  # noqa: B008
     process_start_s: float = 20.0,
     max_body: int = 4 * 1024 * 1024,
@@ -167,7 +170,8 @@ async def fog(
     """Start a system and stop it on leaving. `serve`: the tiers that have an executor. `executor`: fields of
     `ExecutorConfig` for all of them. `wrap_bus` (by the role's name), `wrap_coord`: what the roles get instead of the
     plain clients. `broker_node`: the RabbitMQ node that beats with the heartbeat. `dlq`: what becomes of dead letters,
-    by their reason. `skip_delays=False`: delays take their time, or as long as the test wants, by `Fog.advance`.
+    by their reason. `metrics`: how often a process reports, and where `metrics-sink` serves; without it neither
+    happens. `skip_delays=False`: delays take their time, or as long as the test wants, by `Fog.advance`.
 
     A restart is allowed more often, and a pause is shorter, than a program would have it. Raises `AssertionError` on
     leaving when failures are left that `Fog.fail_next` has armed.
@@ -197,6 +201,8 @@ async def fog(
             heartbeat=heartbeat,
             broker_node=broker_node,
             dlq=dlq,
+            metrics=metrics,
+            serve_metrics=None if metrics is None else partial(_serve_metrics, metrics),
             intensity=intensity,
             backoff=Backoff(first_s=0.05, max_s=0.2),
             now=clock.now,
@@ -228,6 +234,12 @@ async def fog(
     if unused := failures.unused():
         told = ", ".join(f"{count} of {name}" for name, count in unused.items())
         raise AssertionError(f"failures that fail_next armed and no attempt met: {told}")
+
+
+def _serve_metrics(config: MetricsConfig, reports: Reports) -> MetricsServer:
+    from fogactors.observe.metrics import serve_metrics  # Prometheus' library, for the tests that look at it
+
+    return serve_metrics(config.host, config.port, reports)
 
 
 async def eventually(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:

@@ -122,7 +122,7 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
         channels=_DONE,
     ),
     "dlq-reaper": Grant(
-        write=(RESULTS, PARKED, DLX, TASKS, *_RETRY),
+        write=(RESULTS, METRICS, PARKED, DLX, TASKS, *_RETRY),
         read=(CONTROL, DLQ, PARKED, RESULTS_PENDING),
         control=True,
         keys=(*_BEATS, *_ENDS, *_LETTERS),

@@ -1,5 +1,7 @@
 """What the roles' trees look like, and what a link does."""
 
+from dataclasses import replace
+
 import pytest
 
 from fogactors.bus import MemoryBroker, MemoryBus
@@ -8,6 +10,7 @@ from fogactors.core import ActorExited, ActorStarted, ActorSystem, ChildSpec
 from fogactors.errors import BusUnavailable, NoTierFits, StartFailed
 from fogactors.roles import ROLES, up_tree
 from fogactors.roles.base import DRAIN_MARGIN_S
+from fogactors.roles.reports import MetricsConfig
 from fogactors.testing import EventRecorder
 from tests.tasks.harness import fog
 
@@ -23,6 +26,7 @@ def context():
 def test_executors_start_last_and_so_stop_first():
     tree = up_tree(context(), tuple(ROLES), ("light", "heavy"))
     assert [child.id for child in tree.children] == [
+        "metrics",
         "heartbeat",
         "dlq-reaper",
         "tier-executor-light",
@@ -31,11 +35,25 @@ def test_executors_start_last_and_so_stop_first():
 
 
 def test_only_the_roles_that_were_asked_for():
-    assert [child.id for child in up_tree(context(), ("dlq-reaper",), ("light",)).children] == ["dlq-reaper"]
+    assert [child.id for child in up_tree(context(), ("dlq-reaper",), ("light",)).children] == ["metrics", "dlq-reaper"]
+    assert [child.id for child in up_tree(context(), ("heartbeat",), ("light",)).children] == ["heartbeat"]
+
+
+def test_a_sink_needs_a_port_and_its_endpoint_stands_on_no_broker():
+    assert up_tree(context(), ("metrics-sink",), ()).children == ()
+    made = replace(context(), metrics=MetricsConfig(port=1))
+    endpoint, sink = up_tree(made, ("metrics-sink",), ()).children
+    assert (endpoint.id, [child.id for child in endpoint.children]) == ("metrics-endpoint", ["endpoint"])
+    assert [child.id for child in sink.children] == ["link", "sink", "control"]
+
+
+def test_no_reports_without_an_interval():
+    made = replace(context(), metrics=MetricsConfig(interval_s=0))
+    assert [child.id for child in up_tree(made, ("dlq-reaper",), ()).children] == ["dlq-reaper"]
 
 
 def test_whatever_stands_on_a_connection_comes_and_goes_with_its_link_and_weather_is_no_bug():
-    for child in up_tree(context(), ("dlq-reaper", "tier-executor"), ("light",)).children:
+    for child in up_tree(context(), ("dlq-reaper", "tier-executor"), ("light",)).children[1:]:
         assert (child.strategy, child.exceeded, child.children[0].id) == ("rest_for_one", "pause", "link")
 
 

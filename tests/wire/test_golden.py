@@ -19,7 +19,10 @@ from fogactors.messages import (
     DeadLetterFate,
     ErrorInfo,
     Event,
+    LaneTotals,
     NodeMetrics,
+    ProcessTotals,
+    Spread,
     Task,
     TaskResult,
     TierLoad,
@@ -131,6 +134,41 @@ MESSAGES = {
         load1=0.75,
         tiers=[TierLoad(tier="light", cpu=0.5, memory_mb=512)],
     ),
+    "metrics-process": NodeMetrics(
+        node="edge-1",
+        role="dlq-reaper",
+        at=AT,
+        window_s=5.0,
+        process=ProcessTotals(id=7, incarnation="b", seq=1),
+    ),
+    "process-minimal": ProcessTotals(id=7, incarnation="b", seq=1),
+    "process-full": ProcessTotals(
+        id=7,
+        incarnation="b",
+        seq=2,
+        resident_mb=60,
+        store_away=True,
+        restarts=1,
+        duplicates=2,
+        dead_letters={"failed": 3},
+        queues={"dlq": 4},
+        bounds_s=[0.5],
+        lanes=[LaneTotals(tier="light", priority="high", wait=Spread(counts=[0, 0]), run=Spread(counts=[0, 0]))],
+    ),
+    "lane-minimal": LaneTotals(tier="light", priority="high", wait=Spread(counts=[0]), run=Spread(counts=[0])),
+    "lane-full": LaneTotals(
+        tier="light",
+        priority="low",
+        started=1,
+        ended={"succeeded": 2},
+        retried=3,
+        handed_back=4,
+        crashed=5,
+        wait=Spread(counts=[1], sum_s=0.5),
+        run=Spread(counts=[2], sum_s=1.5),
+    ),
+    "spread-minimal": Spread(counts=[0, 1]),
+    "spread-full": Spread(counts=[0, 1], sum_s=2.5),
     "control-minimal": Control(id="o-1", command="ping", at=AT),
     "control-full": Control(
         id="o-1",
@@ -237,6 +275,23 @@ GOLDEN_JSON = {
         b'"window_s":5.0,"cpu_percent":12.5,"memory_used_mb":100,"memory_total_mb":1000,"load1":0.75,'
         b'"tiers":[{"tier":"light","cpu":0.5,"memory_mb":512}]}'
     ),
+    "metrics-process": (
+        b'{"schema":"metrics/1","node":"edge-1","role":"dlq-reaper","at":"2026-01-02T03:04:05Z","window_s"'
+        b':5.0,"process":{"id":7,"incarnation":"b","seq":1}}'
+    ),
+    "process-minimal": (b'{"id":7,"incarnation":"b","seq":1}'),
+    "process-full": (
+        b'{"id":7,"incarnation":"b","seq":2,"resident_mb":60,"store_away":true,"restarts":1,"duplicates":2'
+        b',"dead_letters":{"failed":3},"queues":{"dlq":4},"bounds_s":[0.5],"lanes":[{"tier":"light","prior'
+        b'ity":"high","wait":{"counts":[0,0]},"run":{"counts":[0,0]}}]}'
+    ),
+    "lane-minimal": (b'{"tier":"light","priority":"high","wait":{"counts":[0]},"run":{"counts":[0]}}'),
+    "lane-full": (
+        b'{"tier":"light","priority":"low","started":1,"ended":{"succeeded":2},"retried":3,"handed_back":4'
+        b',"crashed":5,"wait":{"counts":[1],"sum_s":0.5},"run":{"counts":[2],"sum_s":1.5}}'
+    ),
+    "spread-minimal": (b'{"counts":[0,1]}'),
+    "spread-full": (b'{"counts":[0,1],"sum_s":2.5}'),
     "control-minimal": b'{"schema":"control/1","id":"o-1","command":"ping","at":"2026-01-02T03:04:05Z"}',
     "control-full": (
         b'{"schema":"control/1","id":"o-1","command":"cancel","at":"2026-01-02T03:04:06.250000Z",'
@@ -340,6 +395,28 @@ GOLDEN_MSGPACK = {
         "ae6d656d6f72795f757365645f6d6264af6d656d6f72795f746f74616c5f6d62cd03e8a56c6f616431cb3fe800000000"
         "0000a574696572739183a474696572a56c69676874a3637075cb3fe0000000000000a96d656d6f72795f6d62cd0200"
     ),
+    "metrics-process": (
+        "86a6736368656d61a96d6574726963732f31a46e6f6465a6656467652d31a4726f6c65aa646c712d726561706572a261"
+        "74d6ff695735a5a877696e646f775f73cb4014000000000000a770726f6365737383a2696407ab696e6361726e617469"
+        "6f6ea162a373657101"
+    ),
+    "process-minimal": ("83a2696407ab696e6361726e6174696f6ea162a373657101"),
+    "process-full": (
+        "8ba2696407ab696e6361726e6174696f6ea162a373657102ab7265736964656e745f6d623caa73746f72655f61776179"
+        "c3a8726573746172747301aa6475706c69636174657302ac646561645f6c65747465727381a66661696c656403a67175"
+        "6575657381a3646c7104a8626f756e64735f7391cb3fe0000000000000a56c616e65739184a474696572a56c69676874"
+        "a87072696f72697479a468696768a47761697481a6636f756e7473920000a372756e81a6636f756e7473920000"
+    ),
+    "lane-minimal": (
+        "84a474696572a56c69676874a87072696f72697479a468696768a47761697481a6636f756e74739100a372756e81a6636f756e74739100"
+    ),
+    "lane-full": (
+        "89a474696572a56c69676874a87072696f72697479a36c6f77a77374617274656401a5656e64656481a9737563636565"
+        "64656402a77265747269656403ab68616e6465645f6261636b04a76372617368656405a47761697482a6636f756e7473"
+        "9101a573756d5f73cb3fe0000000000000a372756e82a6636f756e74739102a573756d5f73cb3ff8000000000000"
+    ),
+    "spread-minimal": ("81a6636f756e7473920001"),
+    "spread-full": ("82a6636f756e7473920001a573756d5f73cb4004000000000000"),
     "control-minimal": "84a6736368656d61a9636f6e74726f6c2f31a26964a36f2d31a7636f6d6d616e64a470696e67a26174d6ff695735a5",
     "control-full": (
         "89a6736368656d61a9636f6e74726f6c2f31a26964a36f2d31a7636f6d6d616e64a663616e63656ca26174d7ff3b9aca"

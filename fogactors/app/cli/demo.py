@@ -30,7 +30,7 @@ from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
 from fogactors.observe.console import live
 from fogactors.observe.log import Log
-from fogactors.roles import ROLES
+from fogactors.roles import WORK
 
 __all__ = ["demo"]
 
@@ -112,7 +112,7 @@ async def _demo(
     grace_s = (settings.shutdown.budget_s - settings.executor.drain_s) / 2
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
-        roles = tuple(ROLES) if embedded else ()
+        roles = WORK if embedded else ()
         async with (
             Program.start(
                 settings, roles, events=events, urgent=log.write_urgent, stop=stopping.event, needs=("admin",)

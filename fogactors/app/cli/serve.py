@@ -22,7 +22,7 @@ from fogactors.observe.board import Board
 from fogactors.observe.console import live
 from fogactors.observe.log import Log
 from fogactors.observe.probe import probing
-from fogactors.roles import ROLES
+from fogactors.roles import ROLES, UP
 
 __all__ = ["run", "up"]
 
@@ -47,6 +47,8 @@ def run(
     if role == "tier-executor" and tier is None:
         names = ", ".join(each.name for each in settings.tiers)
         raise ConfigError(f"name the tier that this executor is to serve with --tier: {names}")
+    if role == "metrics-sink" and settings.metrics.port == 0:
+        raise ConfigError("[metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9108")
     run_main(lambda: _serve(settings, (role,), tiers, role, show=False))
 
 
@@ -57,10 +59,10 @@ def up(
     imports: Imports = None,
     no_live: Annotated[bool, typer.Option("--no-live", help="Log lines instead of the live display.")] = False,
 ) -> None:
-    """Run every role in this process until SIGTERM or SIGINT, then drain."""
+    """Run in this process what it takes to run tasks, until SIGTERM or SIGINT, then drain."""
     settings = checked_settings(imports)
     show = not no_live and sys.stdout.isatty()
-    run_main(lambda: _serve(settings, tuple(ROLES), _tiers(settings, tier), "up", show=show))
+    run_main(lambda: _serve(settings, UP, _tiers(settings, tier), "up", show=show))
 
 
 def _tiers(settings: Settings, wanted: list[str] | None) -> tuple[str, ...] | None:

@@ -21,7 +21,7 @@ from fogactors.core import Events
 from fogactors.errors import ConfigError
 from fogactors.messages import Priority, TaskResult
 from fogactors.observe.log import Log
-from fogactors.roles import ROLES
+from fogactors.roles import WORK
 from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.registry import default_registry
 
@@ -106,7 +106,7 @@ async def _submit(
     handle: Handle[Any] | None = None
     result: TaskResult | None = None
     # On the embedded bus a small system of its own; else those that run already.
-    roles = tuple(ROLES) if settings.bus.url.startswith("memory:") else ()
+    roles = WORK if settings.bus.url.startswith("memory:") else ()
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         async with (
