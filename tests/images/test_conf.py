@@ -14,7 +14,7 @@ import redis.asyncio
 from tests.services import RabbitMQ, RedisServer, ServiceUnavailable, skip_or_fail
 
 IMAGES = Path(__file__).parents[2] / "images"
-PLACE = {"listeners.tcp.default", "management.tcp.port", "prometheus.tcp.port", "log.console", "log.file"}
+PLACE = {"prometheus.tcp.port", "log.console", "log.file"}
 """Keys that say where, not how: the tests' servers have places of their own."""
 
 

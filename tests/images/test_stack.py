@@ -14,6 +14,7 @@ from tests.images.test_conf import IMAGES
 
 SWARM = Path(__file__).parents[2] / "swarm"
 STACK = yaml.safe_load((SWARM / "stack.yml").read_text())
+TLS = yaml.safe_load((SWARM / "tls.yml").read_text())
 SERVICES = STACK["services"]
 BROKERS = {"rabbitmq1": "manager-master", "rabbitmq2": "manager-rep1", "rabbitmq3": "manager-rep2"}
 ROLE_OF = {name: service["command"][1] for name, service in SERVICES.items() if "command" in service}
@@ -106,6 +107,32 @@ def test_configs_are_the_images_own_files_under_versioned_names():
         assert config["name"].endswith("_${FOG_CONFIG_HASH:-0}")
     used = {each["source"] for service in SERVICES.values() for each in service["configs"]}
     assert used == STACK["configs"].keys()
+
+
+def test_tls_is_for_all_and_only_servers_have_the_key():
+    assert TLS["services"].keys() == SERVICES.keys()
+    for name, service in TLS["services"].items():
+        environment = service["environment"]
+        assert environment["FOGACTORS_TLS__ENABLED"] == "true"
+        assert environment["FOGACTORS_TLS__CA_FILE"] == "/run/secrets/tls_ca"
+        assert ("tls_key" in secret_names(service)) == (name in (*BROKERS, "redis"))
+        uids = {each["uid"] for each in SERVICES[name]["secrets"]}
+        assert {each["uid"] for each in service["secrets"]} == uids
+        assert "ports" not in service  # Swarm would add them to those that there are
+    assert set(TLS["secrets"]) == {"tls_ca", "tls_cert", "tls_key"}
+    assert TLS["configs"].keys() <= STACK["configs"].keys()
+    for config in TLS["configs"].values():
+        assert (SWARM / config["file"]).is_file()
+
+
+def test_with_tls_nothing_listens_without_it():
+    text = (IMAGES / "rabbitmq/listeners-tls.conf").read_text()
+    assert "listeners.tcp = none" in text
+    assert "management.tcp" not in text
+    assert "listeners." not in (IMAGES / "rabbitmq/rabbitmq.conf").read_text().replace("listeners.conf", "")
+    command = TLS["services"]["redis"]["command"]
+    assert command[command.index("--port") + 1] == "0"
+    assert command[command.index("--tls-port") + 1] == "6379"
 
 
 def test_tiers_get_what_the_settings_say_that_they_have():
