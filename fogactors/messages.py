@@ -20,6 +20,8 @@ from msgspec import Meta, Raw, Struct, field
 
 __all__ = [
     "Beat",
+    "ClusterChange",
+    "ClusterFact",
     "Control",
     "ControlReply",
     "DeadLetter",
@@ -321,6 +323,29 @@ class ControlReply(Struct, kw_only=True, omit_defaults=True):
     at: UTC
     data: MaybeRaw = None
     error: str | None = None
+
+
+ClusterFact = Literal[
+    "node_down",  # a node of the cluster does not run
+    "alarm",  # a node is short of memory or disk, and takes no messages
+    "partition",  # a node does not see another
+    "quorum_critical",  # with this node some queue would lose its majority
+    "quorum_lost",  # most nodes do not run: nothing can be confirmed
+]
+
+
+class ClusterChange(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """Something about the broker cluster has become true, or is true no more (`on` is false). `node`: whom it concerns;
+    `detail`: which resource, which other node, which queues; `seen_by`: whose sentinel says so. Each says what it
+    sees, so one fact may be told by several."""
+
+    schema: str = _schema("cluster_change/1")
+    what: ClusterFact
+    on: bool
+    node: str
+    seen_by: str
+    at: UTC
+    detail: str = ""
 
 
 def schema_of(message_type: type[Struct]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from fogactors.app.check import overlong
+from fogactors.app.cluster import broker_definitions, cluster_config
 from fogactors.app.services import Embedded, Remote, Services, part_for, role_body
 from fogactors.app.settings import Settings
 from fogactors.bus import Bus, QueueDepth
@@ -28,7 +29,7 @@ from fogactors.core import (
 )
 from fogactors.errors import ActorError, ConfigError
 from fogactors.messages import Reason
-from fogactors.roles import Health, HeartbeatConfig, RoleContext, up_tree
+from fogactors.roles import ROLES, Health, HeartbeatConfig, RoleContext, up_tree
 from fogactors.roles.base import with_link
 from fogactors.roles.health import OK, store_watch
 from fogactors.roles.reports import MetricsConfig, MetricsServer, Reports
@@ -84,7 +85,9 @@ class Program:
             raise ConfigError(finding.text)
         if "tier-executor" in roles:
             _check_budget(settings, tiers)
-        async with _services(settings, part_for(settings, needs or roles, tiers), stop) as services:
+        brings_it_up = any(ROLES[role].runs_broker for role in roles)
+        wanted = None if brings_it_up else part_for(settings, needs or roles, tiers)
+        async with _services(settings, wanted, stop) as services:
             context = role_context(settings, services, registry, urgent, request_stop, health)
             try:
                 async with ActorSystem(events=events) as system:
@@ -144,7 +147,9 @@ class Program:
         return await self.services.depths()
 
 
-def _services(settings: Settings, wanted: Topology, stop: anyio.Event | None) -> AbstractAsyncContextManager[Services]:
+def _services(
+    settings: Settings, wanted: Topology | None, stop: anyio.Event | None
+) -> AbstractAsyncContextManager[Services]:
     return Embedded.open(settings) if settings.bus.url.startswith("memory:") else Remote.open(settings, wanted, stop)
 
 
@@ -229,6 +234,8 @@ def role_context(
         urgent=urgent or (lambda _: None),
         health=health or Health(dead_s=beat.loop_dead_s),
         request_stop=request_stop,
+        cluster=cluster_config(settings),
+        definitions=lambda queues: broker_definitions(settings, queues=queues),
     )
 
 

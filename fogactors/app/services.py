@@ -109,9 +109,10 @@ class Remote:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: Settings, wanted: Topology, stop: anyio.Event | None = None
+        cls, settings: Settings, wanted: Topology | None, stop: anyio.Event | None = None
     ) -> AsyncGenerator[Remote]:
-        """Waits for the broker, and not for Redis: without it results take another road. `wanted` must be there.
+        """Waits for the broker, and not for Redis: without it results take another road. `wanted` must be there; None:
+        there is no broker before this program brings it up, so it is not waited for.
 
         Raises `BusUnavailable` when there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set
         meanwhile, `AccessRefused`, `CoordRefused`, and `TopologyMismatch` for what is not there.
@@ -126,7 +127,8 @@ class Remote:
             if stop is not None:
                 waiting.start_soon(watch, stop)
             try:
-                await _await_broker(settings, wanted)
+                if wanted is not None:
+                    await _await_broker(settings, wanted)
             except FogError as error:
                 refusal = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
             waiting.cancel_scope.cancel()

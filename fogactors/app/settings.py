@@ -152,6 +152,41 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """Of node-sentinel; see `ClusterConfig`. A name without @ is a host, whose node is `rabbit@<host>`. `node`: empty:
+    this host's."""
+
+    nodes: tuple[str, ...] = ("rabbitmq1", "rabbitmq2", "rabbitmq3")
+    node: str = ""
+    data_dir: str = "/var/lib/rabbitmq/mnesia"
+    cookie_file: str = ""
+    server: str = "rabbitmq-server"
+    command: tuple[str, ...] = ()
+    epmd_port: Annotated[int, Meta(ge=1, le=65_535)] = 4369
+    redis_wait_s: Seconds = 120.0
+    master_wait_s: Seconds = 180.0
+    reach_tries: Count = 30
+    reach_every_s: Seconds = 5.0
+    boot_s: Seconds = 300.0
+    forgotten_s: Seconds = 30.0
+    watch_s: Seconds = 30.0
+    lease_s: Seconds = 15.0
+    stop_wait_s: Seconds = 150.0
+    stop_drain_s: Seconds = 30.0
+    stop_s: Seconds = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.node:
+            object.__setattr__(self, "node", socket.gethostname().partition(".")[0] or "localhost")
+
+    @property
+    def stop_budget_s(self) -> float:
+        """The longest that an orderly stop may take: its turn, the drain, the server's own end, and some for the
+        rest."""
+        return self.stop_wait_s + self.stop_drain_s + self.stop_s + 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LetterSettings:
     """What becomes of the dead letters of one reason; see `DlqPolicy`."""
 
@@ -209,6 +244,7 @@ class Settings:
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     probe: ProbeSettings = ProbeSettings()
     metrics: MetricsSettings = MetricsSettings()
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     dlq: DlqSettings = DlqSettings()
     users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()

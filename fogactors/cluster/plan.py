@@ -21,6 +21,7 @@ __all__ = [
     "Bootstrap",
     "ForgetThenJoin",
     "Join",
+    "On",
     "Peer",
     "Reach",
     "Ready",
@@ -131,11 +132,16 @@ class WipeThenJoin:
     why: str
 
 
+On = Literal["store", "lease", "peers", "node"]
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing can be done now that would be right whatever turns out; look again."""
+    """Nothing can be done now that would be right whatever turns out; look again. `on`: on whom, which says how long
+    at most: the store, who holds the lease to begin, other nodes, or our own."""
 
     why: str
+    on: On = "peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,7 @@ def plan(view: View) -> Action:
     if view.data == "kept":
         return _with_data(view)
     if view.server == "starting":
-        return Wait("the node boots")
+        return Wait("the node boots", "node")
     return _when_blank(view)
 
 
@@ -178,7 +184,8 @@ def _when_up(view: View) -> Action:
         return _wipe(view)
     missing = tuple(name for name in view.nodes if name not in view.running)
     if len(view.running) < majority(len(view.members)):
-        return Wait(f"quorum lost: of {_names(view.members)} these do not run: {_names(view.members - view.running)}")
+        lost = _names(view.members - view.running)
+        return Wait(f"quorum lost: of {_names(view.members)} these do not run: {lost}", "node")
     return Ready(missing)
 
 
@@ -186,19 +193,19 @@ def _with_data(view: View) -> Action:
     if _why_not_wipe(view) is None:
         return _wipe(view)
     if view.server == "starting":
-        return Wait("the node boots with the data that it has")
+        return Wait("the node boots with the data that it has", "node")
     return Start("it has its data")
 
 
 def _when_blank(view: View) -> Action:
     if view.store is None:
-        return Wait("it is blank, and Redis is away, which says who may begin and who is blank as well")
+        return Wait("it is blank, and Redis is away, which says who may begin and who is blank as well", "store")
     refusing = [peer.name for peer in view.peers if peer.reach == "refused"]
     if refusing:
         return Refuse(f"{_names(refusing)} refuses our Erlang cookie; give all nodes the same [cluster] cookie_file")
     if not view.up:
         if why := _why_not_bootstrap(view):
-            return Wait(why)
+            return Wait(why, "lease" if all(peer.blank for peer in view.peers) else "peers")
         return Bootstrap("every node is here and blank, and this one holds the lease")
     if why := _split(view.up):
         return Refuse(why)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fogactors.core import SupervisorSpec
-from fogactors.roles import dlq_reaper, heartbeat, metrics_sink, reporter, tier_executor
+from fogactors.roles import dlq_reaper, heartbeat, metrics_sink, node_sentinel, reporter, tier_executor
 from fogactors.roles.base import HeartbeatConfig, RoleContext
 from fogactors.roles.health import Health
 
@@ -16,16 +16,24 @@ __all__ = ["ROLES", "UP", "WORK", "Health", "HeartbeatConfig", "Role", "RoleCont
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """`trees`: the trees of the role on this node, given the tiers that it is to serve (only `tier-executor` asks)."""
+    """`trees`: the trees of the role on this node, given the tiers that it is to serve (only `tier-executor` asks).
+    `runs_broker`: there is none before it, so nobody waits for one, and it is no part of `fogactors up`."""
 
     name: str
     about: str
     trees: Callable[[RoleContext, tuple[str, ...]], tuple[SupervisorSpec, ...]]
+    runs_broker: bool = False
 
 
 ROLES: dict[str, Role] = {
     role.name: role
     for role in (
+        Role(
+            node_sentinel.ROLE,
+            "forms, heals and watches a RabbitMQ node",
+            lambda context, _: (node_sentinel.tree(context),),
+            runs_broker=True,
+        ),
         Role("heartbeat", "says that this node is alive", lambda context, _: (heartbeat.tree(context),)),
         Role("dlq-reaper", "gives an end to dead letters", lambda context, _: (dlq_reaper.tree(context),)),
         Role(metrics_sink.NAME, "serves figures to Prometheus", lambda context, _: metrics_sink.trees(context)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from fogactors.bus.base import Bus
 from fogactors.bus.link import BusLink
+from fogactors.cluster.config import ClusterConfig
 from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
@@ -82,6 +83,10 @@ class RoleContext:
     broker_node: Callable[[], str] = _nobody
     """The RabbitMQ node that lives with this process, e.g. `rabbit@rabbitmq1`, whose heartbeat it writes; empty: none,
     or none that is up. Asked from the heartbeat's thread."""
+    cluster: ClusterConfig | None = None
+    """Of node-sentinel; None: this host is no node of the cluster."""
+    definitions: Callable[[bool], Mapping[str, Any]] | None = None
+    """What RabbitMQ is to import (its definitions.json), without queues or with them."""
 
 
 def controlled(

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from fogactors.messages import (
     Beat,
+    ClusterChange,
     Control,
     ControlReply,
     DeadLetter,
@@ -190,6 +191,10 @@ MESSAGES = {
         data=Raw(b'"running"'),
         error="no",
     ),
+    "cluster-change-minimal": ClusterChange(what="quorum_lost", on=False, node="rabbit@a", seen_by="rabbit@b", at=AT),
+    "cluster-change-full": ClusterChange(
+        what="alarm", on=True, node="rabbit@a", seen_by="rabbit@b", at=LATER, detail="memory"
+    ),
     "error-minimal": ErrorInfo(type="ValueError"),
     "error-full": ErrorInfo(type="ValueError", message="no", traceback="tb"),
     "load-minimal": TierLoad(tier="light", cpu=0.5, memory_mb=512),
@@ -304,6 +309,14 @@ GOLDEN_JSON = {
     "control-reply-full": (
         b'{"schema":"control_reply/1","id":"o-1","command":"where","node":"edge-1","role":"tier-executor-l'
         b'ight","at":"2026-01-02T03:04:06.250000Z","data":"running","error":"no"}'
+    ),
+    "cluster-change-minimal": (
+        b'{"schema":"cluster_change/1","what":"quorum_lost","on":false,"node":"rabbit@a","seen_by":"rabbit@b",'
+        b'"at":"2026-01-02T03:04:05Z"}'
+    ),
+    "cluster-change-full": (
+        b'{"schema":"cluster_change/1","what":"alarm","on":true,"node":"rabbit@a","seen_by":"rabbit@b",'
+        b'"at":"2026-01-02T03:04:06.250000Z","detail":"memory"}'
     ),
     "error-minimal": b'{"type":"ValueError"}',
     "error-full": b'{"type":"ValueError","message":"no","traceback":"tb"}',
@@ -431,6 +444,15 @@ GOLDEN_MSGPACK = {
         "88a6736368656d61af636f6e74726f6c5f7265706c792f31a26964a36f2d31a7636f6d6d616e64a57768657265a46e6f"
         "6465a6656467652d31a4726f6c65b3746965722d6578656375746f722d6c69676874a26174d7ff3b9aca00695735a6a4"
         "64617461a772756e6e696e67a56572726f72a26e6f"
+    ),
+    "cluster-change-minimal": (
+        "86a6736368656d61b0636c75737465725f6368616e67652f31a477686174ab71756f72756d5f6c6f7374a26f6ec2a46e"
+        "6f6465a87261626269744061a77365656e5f6279a87261626269744062a26174d6ff695735a5"
+    ),
+    "cluster-change-full": (
+        "87a6736368656d61b0636c75737465725f6368616e67652f31a477686174a5616c61726da26f6ec3a46e6f6465a87261"
+        "626269744061a77365656e5f6279a87261626269744062a26174d7ff3b9aca00695735a6a664657461696ca66d656d6f"
+        "7279"
     ),
     "error-minimal": "81a474797065aa56616c75654572726f72",
     "error-full": "83a474797065aa56616c75654572726f72a76d657373616765a26e6fa974726163656261636ba27462",

@@ -80,7 +80,8 @@ async def _serve(
     log = Log(settings.log.level, settings.log.format, node=settings.node.name, role=name)
     if not show:  # the display has the terminal to itself, and shows what went wrong
         log.attach(events)
-    stopping = Stopping(settings.shutdown.budget_s, events)
+    broker = any(ROLES[role].runs_broker for role in roles)
+    stopping = Stopping(settings.cluster.stop_budget_s if broker else settings.shutdown.budget_s, events)
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         with probing(settings.probe.host, settings.probe.port, dead_s=settings.heartbeat.loop_dead_s) as health:

@@ -1,0 +1,88 @@
+"""RabbitMQ's tools as processes: what their answers mean, and that each of them ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fogactors.cluster.ctl import Ctl, CtlFailed, Status
+
+pytestmark = pytest.mark.asyncio
+
+STATUS_4_3 = """Some warning of the runtime's
+{"alarms":[{"node":"rabbit@a","resource":"memory"}],"disk_nodes":["rabbit@a","rabbit@b"],
+"running_nodes":["rabbit@a"],"partitions":{"rabbit@a":["rabbit@b"],"rabbit@b":[]}}"""
+REFUSED = """Error: unable to perform an operation on node 'rabbit@a'. Please see diagnostics information below.
+  * TCP connection succeeded but Erlang distribution failed"""
+DOWN = "Error: unable to perform an operation on node 'rabbit@a'. Please see diagnostics information below."
+BOOTS = "Error: this command requires the 'rabbit' app to be running on the target node."
+
+
+def ctl(folder: Path, script: str) -> Ctl:
+    """A tool that does what `script` says, whatever its name and its words are."""
+    tool = folder / "tool"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    return Ctl("rabbit@a", (str(tool),), {"PATH": "/usr/bin:/bin"})
+
+
+async def test_what_a_node_says_of_its_cluster(tmp_path):
+    (tmp_path / "answer").write_text(STATUS_4_3)
+
+    status = await ctl(tmp_path, f"cat {tmp_path}/answer").status()
+
+    assert status == Status(
+        members=frozenset(("rabbit@a", "rabbit@b")),
+        running=frozenset(("rabbit@a",)),
+        partitions={"rabbit@a": ("rabbit@b",)},
+        alarms=frozenset((("rabbit@a", "memory"),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"), [(REFUSED, "refused"), (DOWN, "away"), (BOOTS, "away"), ("Error: no such queue", "failed")]
+)
+async def test_why_it_failed(tmp_path, output, kind):
+    (tmp_path / "answer").write_text(output)
+
+    with pytest.raises(CtlFailed, match="ended with 69: Error") as caught:
+        await ctl(tmp_path, f"cat {tmp_path}/answer; exit 69").status()
+
+    assert caught.value.kind == kind
+
+
+async def test_what_is_no_json_is_an_error_that_shows_it(tmp_path):
+    with pytest.raises(CtlFailed, match="expected JSON, got 'hello'"):
+        await ctl(tmp_path, "echo hello").status()
+
+
+async def test_one_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+    pid = tmp_path / "pid"
+    hung = ctl(tmp_path, f"sleep 1000 & echo $! > {pid}; wait")
+
+    with pytest.raises(CtlFailed, match=r"no answer within 0\.3 s") as caught:
+        await hung.run("rabbitmqctl", "status", timeout=0.3)
+
+    assert caught.value.kind == "timeout"
+    assert not _lives(int(pid.read_text()))
+
+
+async def test_never_two_at_once(tmp_path):
+    """Each is a whole Erlang machine, on a host that has a broker to run."""
+    mark = tmp_path / "running"
+    one = ctl(tmp_path, f"[ -e {mark} ] && exit 1; touch {mark}; sleep 0.1; rm {mark}")
+    began = time.monotonic()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(one.run, "rabbitmqctl")
+
+    assert time.monotonic() - began >= 0.3
+
+
+def _lives(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
