@@ -5,6 +5,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv demo check test test-full fmt bench services services-stop images clean
+.PHONY: secrets certs label
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -59,6 +60,16 @@ services-stop: $(DEV) ## Stop what `make services` started
 
 images: $(DEV) ## Build the three container images; images/build names its settings
 	@sh images/build
+
+# The stack on a Docker Swarm; docs/swarm.md. Options go in ARGS, e.g. make label ARGS="--worker1 host4".
+secrets: $(RUNTIME) ## Add strong passwords to .env where it has none
+	@$(PY) -m fogactors swarm secrets $(ARGS)
+
+certs: $(RUNTIME) ## Make a private CA and the servers' certificate, for TLS
+	@$(PY) -m fogactors swarm certs $(ARGS)
+
+label: $(RUNTIME) ## Label the swarm's nodes, so that each broker stays with its volume
+	@$(PY) -m fogactors swarm label $(ARGS)
 
 venv: $(DEV) ## Create the environment in .venv, with the development tools
 

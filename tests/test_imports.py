@@ -38,6 +38,7 @@ LIBRARIES = {
     "typer": {"app/cli"},
     "psutil": {"tasks", "observe", "roles"},
     "trio": {"testing"},
+    "yaml": {"app/swarm"},
     "hypothesis": set(),
 }
 

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "dlq": "dlq:dlq",
     "topology": "topology:topology",
     "probe": "probe:probe",
+    "swarm": "swarm:swarm",
     "access": "access:access",
 }
 
