@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fogactors.core import Actor, ActorSystem, ChildSpec, Ref, Stop, SupervisorSpec
     from fogactors.errors import FogError
+    from fogactors.messaging.rpc import RPCServer
+    from fogactors.messaging.rpc_client import RPCClient
     from fogactors.tasks.client import Submitter
     from fogactors.tasks.handle import Handle
     from fogactors.tasks.retry import Retry, RetryPolicy, Skip
@@ -35,6 +37,9 @@ __all__ = [
     "Submitter",
     "Whereabouts",
     "task",
+    # messaging
+    "RPCClient",
+    "RPCServer",
     # errors
     "FogError",
 ]
@@ -46,6 +51,8 @@ _HOME = {
     "ChildSpec": "core",
     "FogError": "errors",
     "Handle": "tasks.handle",
+    "RPCClient": "messaging.rpc_client",
+    "RPCServer": "messaging.rpc",
     "Ref": "core",
     "Retry": "tasks.retry",
     "RetryPolicy": "tasks.retry",

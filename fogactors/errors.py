@@ -51,6 +51,9 @@ __all__ = [
     "MemoryLimitExceeded",
     "ChildCrashed",
     "DeadLetterMissing",
+    "NoSuchService",
+    "CallTimeout",
+    "CallLost",
 ]
 
 
@@ -251,3 +254,18 @@ class ChildCrashed(TaskError):
 
 class DeadLetterMissing(FogError):
     """There is no dead letter of this id, or its time in the stream is over."""
+
+
+# -- calls
+
+
+class NoSuchService(FogError):
+    """Nobody serves calls of this name."""
+
+
+class CallTimeout(FogError):
+    """The call was not answered in time; it may still have been carried out."""
+
+
+class CallLost(BusUnavailable):
+    """The way for the answer was lost in mid call; it may have been carried out, or may still be."""

@@ -33,6 +33,8 @@ __all__ = [
     "NodeMetrics",
     "Priority",
     "Reason",
+    "RpcReply",
+    "RpcRequest",
     "PRIORITIES",
     "ProcessTotals",
     "Spread",
@@ -346,6 +348,34 @@ class ClusterChange(Struct, kw_only=True, omit_defaults=True, frozen=True):
     seen_by: str
     at: UTC
     detail: str = ""
+
+
+class RpcRequest(Struct, kw_only=True, omit_defaults=True):
+    """A call of a service. `args`: the request, any JSON. `timeout_s`: how long the caller waits, from `created`; after
+    that it is not run. `reply_to`: the key on `rpc.direct` to which the answer goes, `reply.<anything>`."""
+
+    schema: str = _schema("rpc_request/1")
+    id: str
+    service: str
+    args: Raw = Raw(b"{}")
+    created: UTC
+    timeout_s: float
+    reply_to: str
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+
+class RpcReply(Struct, kw_only=True, omit_defaults=True):
+    """The answer to a call: `value`, or else `error`. `id` is the request's; `server`: who answered."""
+
+    schema: str = _schema("rpc_reply/1")
+    id: str
+    value: MaybeRaw = None
+    error: ErrorInfo | None = None
+    server: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
 
 
 def schema_of(message_type: type[Struct]) -> str:

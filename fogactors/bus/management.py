@@ -27,6 +27,7 @@ _KEYS: Final = (
     ("max_length", "max-length"),
     ("overflow", "overflow"),
     ("message_ttl_ms", "message-ttl"),
+    ("expires_ms", "expires"),
     ("dead_letter_exchange", "dead-letter-exchange"),
     ("dead_letter_routing_key", "dead-letter-routing-key"),
     ("dead_letter_strategy", "dead-letter-strategy"),

@@ -56,6 +56,8 @@ _LEVELS: Final[dict[str, Level]] = {
     "MetricsLost": "warning",
     "QueueUnavailable": "warning",
     "ReportRefused": "warning",
+    "RequestDropped": "info",
+    "RequestFailed": "warning",
     "ResultUnrecorded": "warning",
     "StoreAway": "warning",
     "SubscriberFailed": "error",

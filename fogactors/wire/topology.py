@@ -40,6 +40,7 @@ __all__ = [
     "TASK_DELIVERY_LIMIT",
     "EVENTS_MAX_LENGTH",
     "EVENTS_PREFIX",
+    "RPC_PREFIX",
     "Binding",
     "Exchange",
     "ExchangeType",
@@ -80,6 +81,9 @@ EVENTS_PREFIX: Final = "events."
 EVENTS_MAX_LENGTH: Final = 100_000
 """Events that wait for a group, by default. It drops its oldest then: a slow group must not stop who publishes."""
 
+RPC_PREFIX: Final = "rpc."
+"""What the name of a queue of requests begins with: `rpc.<service>`."""
+
 ExchangeType = Literal["direct", "topic", "fanout"]
 QueueType = Literal["quorum", "stream"]
 
@@ -114,6 +118,8 @@ class Policy:
     dead_letter_routing_key: str | None = None
     """`None`: the key that the message was published with."""
     dead_letter_strategy: Literal["at-most-once", "at-least-once"] | None = None
+    expires_ms: int | None = None
+    """How long a queue outlives its last consumer, with all that is in it."""
     max_age_s: int | None = None
     """How long a stream keeps its messages."""
 
@@ -288,7 +294,11 @@ def fog_topology(
         Binding(DLX, "#", DLQ),
         Binding(PARKED, "", PARKED),
     )
-    families = (Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),)
+    families = (
+        Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),
+        # Gone a minute after its last server, so that a service that was given up is one that does not exist.
+        Family(RPC_PREFIX, Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)),
+    )
     whole = _task_part(tiers) + Topology(exchanges, queues, bindings, families) + _retry_part()
     whole.validate()
     return whole

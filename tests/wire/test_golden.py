@@ -23,6 +23,8 @@ from fogactors.messages import (
     LaneTotals,
     NodeMetrics,
     ProcessTotals,
+    RpcReply,
+    RpcRequest,
     Spread,
     Task,
     TaskResult,
@@ -195,6 +197,27 @@ MESSAGES = {
     "cluster-change-full": ClusterChange(
         what="alarm", on=True, node="rabbit@a", seen_by="rabbit@b", at=LATER, detail="memory"
     ),
+    "rpc_request-minimal": RpcRequest(id="r-1", service="math.rpc", created=AT, timeout_s=30.0, reply_to="reply.r"),
+    "rpc_request-full": RpcRequest(
+        id="r-1",
+        service="math.rpc",
+        args=Raw(b'{"a":5,"b":3}'),
+        created=LATER,
+        timeout_s=0.5,
+        reply_to="reply.r",
+        correlation_id="c",
+        causation_id="p",
+        traceparent=TRACE,
+    ),
+    "rpc_reply-minimal": RpcReply(id="r-1"),
+    "rpc_reply-full": RpcReply(
+        id="r-1",
+        value=Raw(b'{"result":8}'),
+        error=ErrorInfo(type="ValueError", message="no"),
+        server="math.rpc",
+        correlation_id="c",
+        traceparent=TRACE,
+    ),
     "error-minimal": ErrorInfo(type="ValueError"),
     "error-full": ErrorInfo(type="ValueError", message="no", traceback="tb"),
     "load-minimal": TierLoad(tier="light", cpu=0.5, memory_mb=512),
@@ -317,6 +340,21 @@ GOLDEN_JSON = {
     "cluster-change-full": (
         b'{"schema":"cluster_change/1","what":"alarm","on":true,"node":"rabbit@a","seen_by":"rabbit@b",'
         b'"at":"2026-01-02T03:04:06.250000Z","detail":"memory"}'
+    ),
+    "rpc_request-minimal": (
+        b'{"schema":"rpc_request/1","id":"r-1","service":"math.rpc","created":"2026-01-02T03:04:05Z","timeo'
+        b'ut_s":30.0,"reply_to":"reply.r"}'
+    ),
+    "rpc_request-full": (
+        b'{"schema":"rpc_request/1","id":"r-1","service":"math.rpc","args":{"a":5,"b":3},"created":"2026-01'
+        b'-02T03:04:06.250000Z","timeout_s":0.5,"reply_to":"reply.r","correlation_id":"c","causation_id":"p'
+        b'","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+    ),
+    "rpc_reply-minimal": b'{"schema":"rpc_reply/1","id":"r-1"}',
+    "rpc_reply-full": (
+        b'{"schema":"rpc_reply/1","id":"r-1","value":{"result":8},"error":{"type":"ValueError","message":"n'
+        b'o"},"server":"math.rpc","correlation_id":"c","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-0'
+        b'0f067aa0ba902b7-01"}'
     ),
     "error-minimal": b'{"type":"ValueError"}',
     "error-full": b'{"type":"ValueError","message":"no","traceback":"tb"}',
@@ -453,6 +491,24 @@ GOLDEN_MSGPACK = {
         "87a6736368656d61b0636c75737465725f6368616e67652f31a477686174a5616c61726da26f6ec3a46e6f6465a87261"
         "626269744061a77365656e5f6279a87261626269744062a26174d7ff3b9aca00695735a6a664657461696ca66d656d6f"
         "7279"
+    ),
+    "rpc_request-minimal": (
+        "86a6736368656d61ad7270635f726571756573742f31a26964a3722d31a773657276696365a86d6174682e727063a763"
+        "726561746564d6ff695735a5a974696d656f75745f73cb403e000000000000a87265706c795f746fa77265706c792e72"
+    ),
+    "rpc_request-full": (
+        "8aa6736368656d61ad7270635f726571756573742f31a26964a3722d31a773657276696365a86d6174682e727063a461"
+        "72677382a16105a16203a763726561746564d7ff3b9aca00695735a6a974696d656f75745f73cb3fe0000000000000a8"
+        "7265706c795f746fa77265706c792e72ae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170"
+        "ab7472616365706172656e74d93730302d34626639326633353737623334646136613363653932396430653065343733"
+        "362d303066303637616130626139303262372d3031"
+    ),
+    "rpc_reply-minimal": "82a6736368656d61ab7270635f7265706c792f31a26964a3722d31",
+    "rpc_reply-full": (
+        "87a6736368656d61ab7270635f7265706c792f31a26964a3722d31a576616c756581a6726573756c7408a56572726f72"
+        "82a474797065aa56616c75654572726f72a76d657373616765a26e6fa6736572766572a86d6174682e727063ae636f72"
+        "72656c6174696f6e5f6964a163ab7472616365706172656e74d93730302d346266393266333537376233346461366133"
+        "63653932396430653065343733362d303066303637616130626139303262372d3031"
     ),
     "error-minimal": "81a474797065aa56616c75654572726f72",
     "error-full": "83a474797065aa56616c75654572726f72a76d657373616765a26e6fa974726163656261636ba27462",

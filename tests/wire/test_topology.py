@@ -108,9 +108,15 @@ def test_bindings_are_the_table():
 
 
 def test_the_family_of_event_queues_drops_its_oldest():
-    (events,) = fog_topology(events_max_length=7).families
+    events, _ = fog_topology(events_max_length=7).families
     assert (events.prefix, events.policy) == ("events.", Policy(max_length=7, overflow="drop-head"))
     assert not any(each.name.startswith(events.prefix) for each in fog_topology().queues)
+
+
+def test_the_family_of_request_queues_goes_with_its_servers_and_refuses_what_is_too_much():
+    _, requests = fog_topology().families
+    policy = Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)
+    assert (requests.prefix, requests.policy) == ("rpc.", policy)
 
 
 def test_nothing_bound_to_dlx_receives_the_parked_copies():

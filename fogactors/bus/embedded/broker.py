@@ -132,6 +132,8 @@ class MemoryBroker:
                 self._queues[queue.name] = self._make(queue)
             elif found.type != queue.type or found.exclusive_to is not None:
                 raise TopologyMismatch(f"queue {queue.name!r} is there, but not as a {queue.type} queue")
+            elif isinstance(found, MemoryQueue):
+                found.used()
         for binding in topology.bindings:
             if binding.queue not in self._queues:
                 raise TopologyMismatch(f"there is no queue {binding.queue!r} to bind to {binding.exchange!r}")
@@ -314,8 +316,13 @@ class MemoryBroker:
             faults=self.faults,
             dead_letter=self._dead_letter,
             dead_letter_retry_s=self._retry_s,
+            unused=self._unused,
             exclusive_to=None if owner is None else owner.name,
         )
+
+    def _unused(self, queue: MemoryQueue) -> None:
+        if self._queues.get(queue.name) is queue:
+            self.delete_queue(queue.name)
 
     def _policy(self, queue: Queue) -> Policy:
         if queue.policy != Policy():

@@ -89,6 +89,7 @@ class MemoryQueue:
         faults: Faults,
         dead_letter: Callable[[DeadLetter], bool],
         dead_letter_retry_s: float,
+        unused: Callable[[MemoryQueue], None] = lambda _: None,
         exclusive_to: str | None = None,
     ) -> None:
         self.name = name
@@ -111,6 +112,9 @@ class MemoryQueue:
         self._expiring = False
         self._orphaned = False
         self._alarm: float | None = None
+        self._unused = unused
+        self._unused_at = float("inf")
+        self.used()
 
     # -- publishers
 
@@ -148,6 +152,17 @@ class MemoryQueue:
         self._orphaned |= subscription.connection.lost
         self._consumers.pop(subscription, None)
         self._ring.remove(subscription)
+        self.used()
+
+    def used(self) -> None:
+        """Its time to expire without consumers begins anew."""
+        if self._policy.expires_ms is not None:
+            self._unused_at = self._timers.now() + self._policy.expires_ms / 1000
+            self._timers.call_at(self._unused_at, self._look_unused)
+
+    def _look_unused(self) -> None:
+        if not self._consumers and self._timers.now() >= self._unused_at:
+            self._unused(self)
 
     def settled(self, subscription: Subscription, stored: Stored, outcome: Outcome) -> None:
         self._unsettled -= 1
