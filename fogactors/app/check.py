@@ -35,7 +35,7 @@ class Finding:
 def check(settings: Settings) -> list[Finding]:
     """Everything that is wrong with these settings, errors first. Imports the task modules."""
     findings = [Finding("error", keys[0], text) for keys, text in conflicts(settings)]
-    for rule in (_mailbox, _shutdown, _heartbeat, _backoff, _results, unimportable, overlong):
+    for rule in (_mailbox, _shutdown, _heartbeat, _ports, _backoff, _results, unimportable, overlong):
         findings.extend(rule(settings))
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -77,6 +77,12 @@ def _heartbeat(settings: Settings) -> Iterator[Finding]:
     if beat.loop_dead_s < beat.loop_blocked_s:
         text = f"{beat.loop_dead_s} is less than loop_blocked_s = {beat.loop_blocked_s}; no warning would come first"
         yield Finding("error", "heartbeat.loop_dead_s", text)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    probe, metrics = settings.probe, settings.metrics
+    if metrics.port and (metrics.host, metrics.port) == (probe.host, probe.port):
+        yield Finding("error", "metrics.port", f"{metrics.port} is [probe] port as well; the sink needs both")
 
 
 def _backoff(settings: Settings) -> Iterator[Finding]:

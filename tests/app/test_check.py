@@ -31,6 +31,7 @@ def test_defaults_are_fine():
         ({"tasks": {"time_limit_s": 1740.1}}, "error", "tasks.time_limit_s", "more than 1740, which"),
         ({"heartbeat": {"ttl_s": 59.0}}, "error", "heartbeat.ttl_s", "59.0 is less than twice interval_s = 30.0"),
         ({"heartbeat": {"loop_dead_s": 29.0}}, "error", "heartbeat.loop_dead_s", "29.0 is less than loop_blocked_s"),
+        ({"probe": {"port": 9464}, "metrics": {"port": 9464}}, "error", "metrics.port", "9464 is .probe. port as well"),
         ({"supervision": {"backoff_max_s": 0.1}}, "error", "supervision.backoff_max_s", "less than backoff_first_s"),
         ({"coord": {"result_ttl_s": 90.0}}, "warning", "coord.result_ttl_s", "90.0 is not more than the 90 s"),
         ({"shutdown": {"budget_s": 27.9}}, "warning", "shutdown.budget_s", "27.9 leaves less than 8 s after .*20"),
@@ -52,6 +53,8 @@ def test_found(tables, level, key, says):
         {"tasks": {"time_limit_s": 5000.0}, "bus": {"consumer_timeout_s": 5060.0}},
         {"heartbeat": {"ttl_s": 60.0, "loop_dead_s": 30.0}},
         {"coord": {"result_ttl_s": 90.5}},
+        {"probe": {"port": 9101}, "metrics": {"port": 9464}},
+        {"probe": {"port": 9464, "host": "::1"}, "metrics": {"port": 9464}},
         {"bus": {"max_body_bytes": 65_536}},
     ],
 )

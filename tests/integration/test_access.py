@@ -21,8 +21,10 @@ from fogactors.bus.amqp import AmqpBus
 from fogactors.errors import AccessRefused
 from fogactors.wire import fog_topology
 from fogactors.wire.access import User, user_definitions
+from fogactors.wire.topology import RESULTS_PENDING
 from tests.coord.walled import AclRedis
 from tests.integration.fog import Fog, Services, until
+from tests.integration.page import free_port, shows
 from tests.services import ServiceUnavailable, skip_or_fail
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
@@ -147,6 +149,22 @@ async def test_the_main_job_goes_its_way_each_role_under_a_user_of_its_own(fog: 
 
 
 @pytest.mark.versions
+async def test_figures_go_their_way_each_role_under_a_user_of_its_own(fog: Fog, walled: Walled):
+    port, often = free_port(), {"METRICS__INTERVAL_S": "0.5"}
+    executor = await fog.executor("light", **often, **walled.as_("light"))
+    reaper = await fog.role("dlq-reaper", **often, **walled.as_("reaper"))
+    sink = await fog.role("metrics-sink", METRICS__PORT=str(port), **often, **walled.as_("sink"))
+    assert (await fog.submit("add", "--args", '{"a": 1}', **walled.as_("submitter"))).code == 0
+    ended = ("fogactors_tasks_ended_total", "normal", "tier-executor", "succeeded", "light")
+    await shows(
+        port, {ended: 1, ("fogactors_queue_messages", "dlq"): 0, ("fogactors_queue_messages", RESULTS_PENDING): 0}
+    )
+    for command in (executor, reaper, sink):
+        assert (await command.stop()).code == 0
+        assert not [line for line in command.log if line["event"] == "MetricsLost"]
+
+
+@pytest.mark.versions
 async def test_what_was_submitted_can_be_cancelled_and_an_executor_paused_and_drained(
     fog: Fog, walled: Walled, tmp_path
 ):
@@ -206,7 +224,7 @@ READS = {
 WRITES = {
     "light": {"results.topic", "metrics.topic", "dlx"} | RETRY,
     "medium": {"results.topic", "metrics.topic", "dlx"} | RETRY,
-    "reaper": {"results.topic", "tasks.direct", "dlq.parked", "dlx"} | RETRY,
+    "reaper": {"results.topic", "metrics.topic", "tasks.direct", "dlq.parked", "dlx"} | RETRY,
     "sink": {"results.topic"},
     "sentinel": {"results.topic", "metrics.topic", "system.fanout"},
     "beat": set(),

@@ -1,62 +1,11 @@
 """From an executor's work to what Prometheus reads: processes, a real broker and a real Redis."""
 
-import socket
-import urllib.error
-import urllib.request
-
-import anyio.to_thread
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.fog import connected, until
+from tests.integration.page import Scraped, free_port, shows
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-class Scraped(dict):
-    """What a sink says: `page[name, tier, ...]`, the labels' values in the order of their names, is the sum over all
-    processes."""
-
-    @classmethod
-    async def of(cls, port):
-        try:
-            text = await anyio.to_thread.run_sync(cls._get, port)
-        except urllib.error.URLError:
-            return cls()
-        page = cls()
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = [value for key, value in sorted(sample.labels.items()) if key not in ("node", "process")]
-                key = (sample.name, *labels)
-                page[key] = page.get(key, 0) + sample.value
-        return page
-
-    @staticmethod
-    def _get(port):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            return answer.read().decode()
-
-
-async def shows(port, wanted, without=()):
-    page = Scraped()
-
-    async def look():
-        nonlocal page
-        page = await Scraped.of(port)
-        return wanted.items() <= page.items() and not any(name in without for name, *_ in page)
-
-    try:
-        await until(look, "the figures")
-    except AssertionError:
-        found = {key: page.get(key) for key in wanted}
-        raise AssertionError(f"wanted {wanted}, found {found} and {sorted({name for name, *_ in page})}") from None
-    return page
 
 
 async def test_what_happens_to_tasks_is_on_the_sinks_page(fog):
@@ -109,6 +58,7 @@ async def _gone(port, key):
     return key not in await Scraped.of(port)
 
 
+@pytest.mark.versions
 async def test_reports_that_nobody_takes_run_out_at_the_broker(fog):
     async with connected(fog.services) as bus:
         await bus.purge("metrics.node")
@@ -129,5 +79,5 @@ async def test_a_sink_without_a_port_says_so(fog):
     done = await fog.start("run", "metrics-sink").wait()
     assert (done.code, done.said) == (
         2,
-        ["fogactors: [metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9108"],
+        ["fogactors: [metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9464"],
     )

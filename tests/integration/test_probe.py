@@ -1,19 +1,13 @@
 """Probes of real processes on real services."""
 
 import json
-import socket
 
 import pytest
 
 from tests.integration.fog import until
+from tests.integration.page import free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 async def probe(fog, question, port):
@@ -22,7 +16,7 @@ async def probe(fog, question, port):
 
 
 async def test_a_role_that_waits_for_its_broker_lives_and_is_not_ready(fog):
-    port, closed = free_port(), free_port()
+    port, closed = str(free_port()), free_port()
     role = fog.start(
         "run", "dlq-reaper", PROBE__PORT=port, BUS__URL=f"amqp://a:b@127.0.0.1:{closed}/x", BUS__BOOT_WAIT_S="60"
     )
@@ -36,7 +30,7 @@ async def test_a_role_that_waits_for_its_broker_lives_and_is_not_ready(fog):
 
 
 async def test_a_role_is_ready_with_its_broker_and_its_store_and_says_which_is_missing(fog):
-    port, lonely = free_port(), free_port()
+    port, lonely = str(free_port()), str(free_port())
     role = fog.start("run", "dlq-reaper", PROBE__PORT=port)
     other = fog.start("run", "dlq-reaper", PROBE__PORT=lonely, COORD__URL=f"redis://127.0.0.1:{free_port()}/0")
     for each in (role, other):

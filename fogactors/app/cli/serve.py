@@ -48,7 +48,7 @@ def run(
         names = ", ".join(each.name for each in settings.tiers)
         raise ConfigError(f"name the tier that this executor is to serve with --tier: {names}")
     if role == "metrics-sink" and settings.metrics.port == 0:
-        raise ConfigError("[metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9108")
+        raise ConfigError("[metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9464")
     run_main(lambda: _serve(settings, (role,), tiers, role, show=False))
 
 
