@@ -62,6 +62,8 @@ async def test_rabbitmq_takes_every_line_and_uses_it(version):
     advanced = (IMAGES / "rabbitmq/advanced.config").read_text()
     async with running(RabbitMQ(version, settings=settings, advanced=advanced)) as server:
         in_force = re.sub(r"\s+", "", await server.ctl("environment"))
+        limit = int(await server.ctl("eval", "vm_memory_monitor:get_memory_limit()."))
+    assert limit == pytest.approx(0.6 * 1536 * 2**20, rel=0.001)
     for term in (
         "{consumer_timeout,1800000}",
         "{dead_letter_worker_consumer_prefetch,1000}",

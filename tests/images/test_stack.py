@@ -10,7 +10,7 @@ import yaml
 
 from fogactors.app.settings import Settings
 from fogactors.app.settings_users import DEFAULT_USERS
-from tests.images.test_conf import IMAGES
+from tests.images.test_conf import IMAGES, rabbitmq_conf
 
 SWARM = Path(__file__).parents[2] / "swarm"
 STACK = yaml.safe_load((SWARM / "stack.yml").read_text())
@@ -64,6 +64,11 @@ def test_a_broker_keeps_its_name_its_host_and_its_data(name):
 
 def test_a_broker_has_the_time_that_its_sentinel_takes_to_stop():
     assert {SERVICES[name]["stop_grace_period"] for name in BROKERS} == {"300s"}
+
+
+def test_a_broker_knows_how_much_memory_its_container_has():
+    limits = {SERVICES[name]["deploy"]["resources"]["limits"]["memory"] for name in BROKERS}
+    assert limits == {rabbitmq_conf()["total_memory_available_override_value"].removesuffix("iB")}
 
 
 def test_redis_is_not_reached_from_outside():

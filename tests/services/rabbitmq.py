@@ -75,6 +75,8 @@ class RabbitMQ(Server):
         }
         if consumer_timeout_ms is not None:
             self._settings["consumer_timeout"] = str(consumer_timeout_ms)
+        if "vm_memory_high_watermark.relative" in (settings or {}):
+            del self._settings["vm_memory_high_watermark.absolute"]  # which would win
         self._settings.update(settings or {})
 
     @property
