@@ -217,6 +217,15 @@ class Beat(Struct, kw_only=True, omit_defaults=True):
     running: int | None = None
 
 
+ClusterFact = Literal[
+    "node_down",  # a node of the cluster does not run
+    "alarm",  # a node is short of memory or disk, and takes no messages
+    "partition",  # a node does not see another
+    "quorum_critical",  # with this node some queue would lose its majority
+    "quorum_lost",  # most nodes do not run: nothing can be confirmed
+]
+
+
 class TierLoad(Struct, kw_only=True, omit_defaults=True):
     """What one executor's tier has in hand now. The counts and durations of a window (`started` and what follows) are
     empty in reports of ours: a report that is lost would take them with it, so those are in `LaneTotals`."""
@@ -263,7 +272,8 @@ class ProcessTotals(Struct, kw_only=True, omit_defaults=True):
 
     `id` is its process id; `incarnation` tells it from the next that has the same, and `seq` a report from those before
     it. `bounds_s` are the bounds of all its histograms. `store_away`: results go to `results.pending`, because they
-    cannot be recorded. `queues`: messages that wait, by queue, of those that it looks at.
+    cannot be recorded. `cluster`: how many facts of each kind a sentinel sees now; `broker_exits`: how often its server
+    ended by itself. `queues`: messages that wait, by queue, of those that it looks at.
     """
 
     id: int
@@ -274,6 +284,8 @@ class ProcessTotals(Struct, kw_only=True, omit_defaults=True):
     restarts: int = 0
     duplicates: int = 0
     dead_letters: dict[Reason, int] = {}
+    cluster: dict[ClusterFact, int] = {}
+    broker_exits: int = 0
     queues: dict[str, int] = {}
     bounds_s: list[float] = []
     lanes: list[LaneTotals] = []
@@ -325,15 +337,6 @@ class ControlReply(Struct, kw_only=True, omit_defaults=True):
     at: UTC
     data: MaybeRaw = None
     error: str | None = None
-
-
-ClusterFact = Literal[
-    "node_down",  # a node of the cluster does not run
-    "alarm",  # a node is short of memory or disk, and takes no messages
-    "partition",  # a node does not see another
-    "quorum_critical",  # with this node some queue would lose its majority
-    "quorum_lost",  # most nodes do not run: nothing can be confirmed
-]
 
 
 class ClusterChange(Struct, kw_only=True, omit_defaults=True, frozen=True):

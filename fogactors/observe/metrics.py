@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, get_args
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -15,11 +15,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from fogactors.errors import ConfigError
-from fogactors.messages import NodeMetrics, Spread, TierLoad
+from fogactors.messages import ClusterFact, NodeMetrics, Spread, TierLoad
 from fogactors.roles.reports import Reports, Seen
 
 __all__ = ["ReportsCollector", "serve_metrics"]
 
+SENTINEL: Final = "node-sentinel"
 MIB: Final = 1 << 20
 PROCESS: Final = ("node", "role", "process")
 TIER: Final = (*PROCESS, "tier")
@@ -84,14 +85,20 @@ def _processes(alive: list[Seen]) -> Iterator[Metric]:
     restarts = CounterMetricFamily("fogactors_actor_restarts", "Incarnations after the first", labels=PROCESS)
     duplicates = CounterMetricFamily("fogactors_duplicate_results", "Ends of tasks that had ended", labels=PROCESS)
     letters = CounterMetricFamily("fogactors_dead_letters", "Given up on", labels=(*PROCESS, "reason"))
+    facts = GaugeMetricFamily("fogactors_cluster_facts", "How many such facts are seen", labels=(*PROCESS, "fact"))
+    exits = CounterMetricFamily("fogactors_broker_exits", "Servers that ended by themselves", labels=PROCESS)
     for seen in alive:
+        if seen.report.role == SENTINEL:
+            for fact in get_args(ClusterFact):  # also those that do not hold: an alarm needs a series
+                facts.add_metric((*seen.labels, fact), seen.process.cluster.get(fact, 0))
+            exits.add_metric(seen.labels, seen.process.broker_exits)
         resident.add_metric(seen.labels, seen.process.resident_mb * MIB)
         away.add_metric(seen.labels, seen.process.store_away)
         restarts.add_metric(seen.labels, seen.process.restarts)
         duplicates.add_metric(seen.labels, seen.process.duplicates)
         for reason, count in seen.process.dead_letters.items():
             letters.add_metric((*seen.labels, reason), count)
-    yield from (resident, away, restarts, duplicates, letters)
+    yield from (resident, away, restarts, duplicates, letters, facts, exits)
 
 
 def _tiers(alive: list[Seen]) -> Iterator[Metric]:

@@ -20,8 +20,8 @@ from fogactors.errors import BusError, FogError, QueueMissing
 from fogactors.messages import NodeMetrics, TierLoad
 from fogactors.roles.base import RoleContext
 from fogactors.roles.reports import ALL_ROLES, REPORTING, MetricsConfig
+from fogactors.roles.totals import Totals
 from fogactors.tasks.executor import GetLoad, Load
-from fogactors.tasks.totals import Totals
 from fogactors.wire.codec import encode
 from fogactors.wire.topology import DLQ, METRICS, RESULTS_PENDING
 

@@ -4,12 +4,13 @@ import re
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fogactors.errors import ConfigError
-from fogactors.messages import LaneTotals, NodeMetrics, ProcessTotals, Spread, TierLoad
+from fogactors.messages import ClusterFact, LaneTotals, NodeMetrics, ProcessTotals, Spread, TierLoad
 from fogactors.observe.metrics import serve_metrics
 from fogactors.roles.reports import Reports
 
@@ -51,6 +52,15 @@ FULL = NodeMetrics(
             )
         ],
     ),
+)
+
+
+SENTINEL = NodeMetrics(
+    node="rabbitmq1",
+    role="node-sentinel",
+    at=AT,
+    window_s=10.0,
+    process=ProcessTotals(id=7, incarnation="a", seq=1, cluster={"alarm": 2}, broker_exits=1),
 )
 
 
@@ -124,8 +134,17 @@ def test_every_figure_of_a_report_is_a_series(reports, scrape):
     }
 
 
+def test_a_sentinel_says_of_every_kind_of_fact_whether_it_holds(reports, scrape):
+    assert reports.take(SENTINEL) == "taken"
+    samples, _ = scrape()
+    facts = {key[1]: value for key, value in samples.items() if key[0] == "fogactors_cluster_facts"}
+    assert facts == dict.fromkeys(get_args(ClusterFact), 0) | {"alarm": 2}
+    assert samples["fogactors_broker_exits_total", "rabbitmq1", "7", "node-sentinel"] == 1
+
+
 def test_the_page_has_a_row_for_every_series_with_its_type_and_labels(reports, scrape):
     reports.take(FULL)
+    reports.take(SENTINEL)
     _, families = scrape()
     served = {
         family.samples[0].name.removesuffix("_bucket"): (

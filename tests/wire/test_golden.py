@@ -154,6 +154,8 @@ MESSAGES = {
         restarts=1,
         duplicates=2,
         dead_letters={"failed": 3},
+        cluster={"alarm": 2},
+        broker_exits=6,
         queues={"dlq": 4},
         bounds_s=[0.5],
         lanes=[LaneTotals(tier="light", priority="high", wait=Spread(counts=[0, 0]), run=Spread(counts=[0, 0]))],
@@ -310,8 +312,9 @@ GOLDEN_JSON = {
     "process-minimal": (b'{"id":7,"incarnation":"b","seq":1}'),
     "process-full": (
         b'{"id":7,"incarnation":"b","seq":2,"resident_mb":60,"store_away":true,"restarts":1,"duplicates":2'
-        b',"dead_letters":{"failed":3},"queues":{"dlq":4},"bounds_s":[0.5],"lanes":[{"tier":"light","prior'
-        b'ity":"high","wait":{"counts":[0,0]},"run":{"counts":[0,0]}}]}'
+        b',"dead_letters":{"failed":3},"cluster":{"alarm":2},"broker_exits":6,"queues":{"dlq":4},"bounds_s'
+        b'":[0.5],"lanes":[{"tier":"light","priority":"high","wait":{"counts":[0,0]},"run":{"counts":[0,0]'
+        b"}}]}"
     ),
     "lane-minimal": (b'{"tier":"light","priority":"high","wait":{"counts":[0]},"run":{"counts":[0]}}'),
     "lane-full": (
@@ -453,10 +456,11 @@ GOLDEN_MSGPACK = {
     ),
     "process-minimal": ("83a2696407ab696e6361726e6174696f6ea162a373657101"),
     "process-full": (
-        "8ba2696407ab696e6361726e6174696f6ea162a373657102ab7265736964656e745f6d623caa73746f72655f61776179"
-        "c3a8726573746172747301aa6475706c69636174657302ac646561645f6c65747465727381a66661696c656403a67175"
-        "6575657381a3646c7104a8626f756e64735f7391cb3fe0000000000000a56c616e65739184a474696572a56c69676874"
-        "a87072696f72697479a468696768a47761697481a6636f756e7473920000a372756e81a6636f756e7473920000"
+        "8da2696407ab696e6361726e6174696f6ea162a373657102ab7265736964656e745f6d623caa73746f72655f61776179"
+        "c3a8726573746172747301aa6475706c69636174657302ac646561645f6c65747465727381a66661696c656403a7636c"
+        "757374657281a5616c61726d02ac62726f6b65725f657869747306a671756575657381a3646c7104a8626f756e64735f"
+        "7391cb3fe0000000000000a56c616e65739184a474696572a56c69676874a87072696f72697479a468696768a4776169"
+        "7481a6636f756e7473920000a372756e81a6636f756e7473920000"
     ),
     "lane-minimal": (
         "84a474696572a56c69676874a87072696f72697479a468696768a47761697481a6636f756e74739100a372756e81a6636f756e74739100"

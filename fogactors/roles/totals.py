@@ -1,4 +1,4 @@
-"""What happened to tasks in this process since it began, as counts that only grow.
+"""What happened in this process since it began, as counts that only grow, and the few facts that hold now.
 
 Made from events alone, like the figures of the terminal's board. Those keep quantiles for people; these are histograms
 of fixed bounds, because quantiles of several processes cannot be added.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 from bisect import bisect_left
+from collections import Counter
 from typing import Final
 
 from fogactors.core import ActorExited, ActorStarted
-from fogactors.messages import LaneTotals, Priority, ProcessTotals, Reason, Spread
+from fogactors.messages import ClusterFact, LaneTotals, Priority, ProcessTotals, Reason, Spread
+from fogactors.roles.sentinel.state import BrokerExited, ClusterChanged
 from fogactors.tasks.events import (
     DuplicateResult,
     ResultUnrecorded,
@@ -31,6 +33,7 @@ BOUNDS_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 """Seconds: from what a queue costs to the longest that a task may run by default."""
 
 _EXECUTOR: Final = "/executor"
+_WATCHER: Final = "/node-sentinel/watcher"
 
 
 class Totals:
@@ -44,6 +47,8 @@ class Totals:
         self._duplicates = 0
         self._restarts = 0
         self._store_away: set[str] = set()
+        self._cluster: set[tuple[ClusterFact, str, str]] = set()
+        self._broker_exits = 0
         self._seq = 0
 
     def next(self) -> ProcessTotals:
@@ -57,6 +62,8 @@ class Totals:
             restarts=self._restarts,
             duplicates=self._duplicates,
             dead_letters=self._dead_letters,
+            cluster=dict(Counter(what for what, _, _ in self._cluster)),
+            broker_exits=self._broker_exits,
             bounds_s=list(BOUNDS_S),
             lanes=list(self._lanes.values()),
         )
@@ -86,12 +93,19 @@ class Totals:
                 self._duplicates += 1
             case ResultUnrecorded():
                 (self._store_away.add if event.away else self._store_away.discard)(event.worker)
+            case ClusterChanged():
+                fact = (event.what, event.about, event.detail)
+                (self._cluster.add if event.on else self._cluster.discard)(fact)
+            case BrokerExited():
+                self._broker_exits += 1
             case ActorStarted(incarnation=number) if number > 1:
                 self._restarts += 1
             case ActorExited(path=path) if path.endswith(_EXECUTOR):
                 # Its next incarnation knows nothing of it, and so would never tell that the store is back.
                 tier = path.removesuffix(_EXECUTOR).rpartition("tier-executor-")[2]
                 self._store_away = {each for each in self._store_away if each.rpartition("/")[2] != tier}
+            case ActorExited(path=path) if path.endswith(_WATCHER):
+                self._cluster.clear()  # the next says anew what holds
             case _:
                 pass
 

@@ -6,6 +6,8 @@ import pytest
 
 from fogactors.core import ActorExited, ActorStarted, Exit
 from fogactors.messages import TaskResult
+from fogactors.roles.sentinel.state import BrokerExited, ClusterChanged
+from fogactors.roles.totals import BOUNDS_S, Totals
 from fogactors.tasks.events import (
     DuplicateResult,
     ResultUnrecorded,
@@ -17,7 +19,6 @@ from fogactors.tasks.events import (
     TaskStarted,
     WorkerCrashed,
 )
-from fogactors.tasks.totals import BOUNDS_S, Totals
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -95,3 +96,25 @@ def test_each_report_has_a_number_and_what_is_no_event_of_ours_counts_nothing():
     assert (first.seq, second.seq, first.incarnation) == (1, 2, second.incarnation)
     assert first.lanes == []
     assert Totals().next().incarnation != first.incarnation
+
+
+def change(what, on, about="rabbit@b", detail=""):
+    return ClusterChanged(at=AT, broker="rabbit@a", what=what, on=on, about=about, detail=detail)
+
+
+def test_facts_of_the_cluster_are_those_that_hold_now():
+    seen = (
+        change("node_down", True),
+        change("node_down", True, "rabbit@c"),
+        change("alarm", True, detail="memory"),
+        change("alarm", True, detail="disk"),
+        change("alarm", False, detail="memory"),
+    )
+    assert counted(*seen).cluster == {"node_down": 2, "alarm": 1}
+    assert counted(*seen, change("node_down", False), change("node_down", False, "rabbit@c")).cluster == {"alarm": 1}
+    ended = ActorExited(path="fogactors/node-sentinel/watcher", at=0.0, incarnation=1, exit=Exit("killed"))
+    assert counted(*seen, ended).cluster == {}
+
+
+def test_servers_that_ended_by_themselves_are_counted():
+    assert counted(BrokerExited(at=AT, broker="rabbit@a", code=-9)).broker_exits == 1
