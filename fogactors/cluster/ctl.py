@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,16 +25,21 @@ __all__ = ["Ctl", "CtlFailed", "Status"]
 
 STATUS_S: Final = 20.0
 CALL_S: Final = 60.0
+LONG_S: Final = 300.0
+"""For what goes through all queues."""
 KILLED_S: Final = 5.0
+NAMED: Final = 5
+_QUEUE: Final = re.compile(r"(?:queue|stream) '([^']+)' in vhost")
 
 
 class CtlFailed(FogError):
     """One of RabbitMQ's tools failed. `kind`: `refused` (the cookie), `away` (no such node, or its broker is not up),
-    `timeout`, `failed`."""
+    `timeout`, `failed`. `output`: all that it printed."""
 
-    def __init__(self, message: str, kind: Literal["refused", "away", "timeout", "failed"]) -> None:
+    def __init__(self, message: str, kind: Literal["refused", "away", "timeout", "failed"], output: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.output = output
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +68,30 @@ class Ctl:
 
     async def forget(self, member: str, *, via: str) -> None:
         """Take `member`, which is stopped, out of the cluster of `via`. Cannot be taken back."""
-        await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member)
+        await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member, timeout=LONG_S)
 
     async def grow(self) -> None:
         """A replica of each quorum queue on our node. Idempotent."""
-        await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=300.0)
+        await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S)
 
     async def rebalance(self) -> None:
-        await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=120.0)
+        await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=LONG_S)
 
     async def critical(self) -> str:
-        """The queues that would lose their quorum with our node, as the tool puts it; empty: none."""
+        """The queues that would lose their majority with our node; empty: none. Raises `CtlFailed`."""
         try:
             await self.run("rabbitmq-queues", "-n", self._node, "-q", "check_if_node_is_quorum_critical")
         except CtlFailed as error:
             if error.kind != "failed":
                 raise
-            return str(error)
+            names = sorted(set(_QUEUE.findall(error.output)))
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            return f"{', '.join(names[:NAMED])}{more}" or str(error)
         return ""
 
     async def import_definitions(self, file: Path) -> None:
         """Not by standard input: with a pipe there the tool of 4.3 fails now and then."""
-        await self.run("rabbitmqctl", "-q", "import_definitions", str(file), timeout=120.0)
+        await self.run("rabbitmqctl", "-q", "import_definitions", str(file), timeout=LONG_S)
 
     async def delete_user(self, name: str) -> None:
         """Does nothing when there is none."""
@@ -93,7 +101,7 @@ class Ctl:
 
     async def enable_feature_flags(self) -> None:
         """All stable ones, which a node that was upgraded leaves off."""
-        await self.run("rabbitmqctl", "-q", "enable_feature_flag", "all", timeout=300.0)
+        await self.run("rabbitmqctl", "-q", "enable_feature_flag", "all", timeout=LONG_S)
 
     async def await_quorum_plus_one(self, timeout: float) -> None:
         """Until no queue needs our node for its majority. Raises `CtlFailed` when that takes longer."""
@@ -113,7 +121,7 @@ class Ctl:
             raise CtlFailed(f"{shown}: no answer within {timeout:g} s", "timeout")
         if done != 0:
             kind = _kind(output)
-            raise CtlFailed(f"{shown} ended with {done}: {_reason(output)}", kind)
+            raise CtlFailed(f"{shown} ended with {done}: {_reason(output)}", kind, output)
         return output
 
     async def _run(self, words: list[str], timeout: float) -> tuple[int | None, str]:

@@ -30,9 +30,11 @@ async def reach(nodes: Iterable[str], port: int) -> dict[str, Reach]:
 async def look_at(ctl: Ctl, nodes: Iterable[str], port: int) -> tuple[Peer, ...]:
     """Each node in its own words. Those whose machine runs are asked one after the other."""
     peers: list[Peer] = []
-    for node, reached in (await reach(nodes, port)).items():
-        if reached != "up":
-            peers.append(Peer(name=node, reach=reached))
+    names = tuple(nodes)
+    reached = await reach(names, port)
+    for node in names:
+        if reached[node] != "up":
+            peers.append(Peer(name=node, reach=reached[node]))
             continue
         try:
             status = await ctl.status(node)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from fogactors.cluster.ctl import Ctl
 from fogactors.cluster.data import DataDir
 from fogactors.cluster.server import ServerProcess, environment
 from fogactors.core import Actor, ChildSpec, StartChild, Stop, StopRequested, SupervisorSpec
-from fogactors.errors import ConfigError
+from fogactors.errors import ConfigError, SpecError
 from fogactors.roles import heartbeat
 from fogactors.roles.base import RoleContext, controlled
 from fogactors.roles.sentinel.former import Former
@@ -27,17 +28,17 @@ from fogactors.roles.sentinel.state import Sentinel
 from fogactors.roles.sentinel.stopping import ServerKeeper, Stopper
 from fogactors.roles.sentinel.watcher import Announcer, Watcher
 
-__all__ = ["ROLE", "sentinel_of", "tree"]
+__all__ = ["ROLE", "Ear", "sentinel_of", "tree"]
 
 ROLE: Final = "node-sentinel"
 
 
-class _Ear(Actor[Any]):
+class Ear(Actor[Any]):
     """Adds the branch that stands on the bus when there is a broker: at the start of the tree there is none."""
 
     def __init__(self, sentinel: Sentinel, spec: SupervisorSpec) -> None:
         self._it = sentinel
-        self._spec = spec
+        self.spec = spec
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -56,7 +57,8 @@ class _Ear(Actor[Any]):
         if self.ctx.stop_requested:
             raise StopRequested
         parent = self.ctx.system.ref(self.ctx.path.rpartition("/")[0])
-        await parent.ask(StartChild(self._spec), self._spec.start_s)
+        with suppress(SpecError):  # it is there already: this actor died before it could end
+            await parent.ask(StartChild(self.spec), self.spec.start_s)
         raise Stop
 
 
@@ -98,7 +100,7 @@ def tree(context: RoleContext, sentinel: Sentinel | None = None) -> SupervisorSp
             ChildSpec(id="leases", factory=lambda: LeaseKeeper(it, context.heartbeat.ttl_s)),
             ChildSpec(id="watcher", factory=lambda: Watcher(it)),
             heartbeat.tree(beats),
-            ChildSpec(id="ear", factory=lambda: _Ear(it, ear), restart="transient"),
+            ChildSpec(id="ear", factory=lambda: Ear(it, ear), restart="transient"),
             ChildSpec(
                 id="stopper",
                 factory=lambda: Stopper(it),

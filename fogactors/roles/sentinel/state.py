@@ -143,7 +143,6 @@ class Sentinel:
     settled: bool = False
     came_up: bool = False
     fresh: bool = False
-    stopping: bool = False
     status: Status | None = None
     why: str | None = "it has not looked yet"
     master: Lease | None = None

@@ -71,7 +71,6 @@ class Stopper(Actor[Any]):
         it = self._it
         if exit.kind != "stopped" or not it.server.running:
             return
-        it.stopping = True
         deadline = anyio.current_time() + it.config.stop_wait_s
         self._told("turn", await self._turn(deadline))
         if not it.settled:

@@ -6,6 +6,7 @@ comes from what the former has seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -14,9 +15,9 @@ import msgspec
 from fogactors.bus.base import Bus, Message
 from fogactors.cluster.ctl import CtlFailed, Status
 from fogactors.cluster.look import reach
-from fogactors.cluster.plan import majority
+from fogactors.cluster.plan import Reach, majority
 from fogactors.core import Actor, StopRequested
-from fogactors.errors import CoordError
+from fogactors.errors import BusError, CoordError, QueueFull
 from fogactors.messages import ClusterChange, ClusterFact
 from fogactors.roles.sentinel.state import ClusterChanged, Sentinel
 from fogactors.wire.codec import encode
@@ -59,7 +60,7 @@ class Watcher(Actor[Any]):
     def __init__(self, sentinel: Sentinel) -> None:
         self._it = sentinel
         self._facts: frozenset[Fact] = frozenset()
-        self._reached: dict[str, str] = {}
+        self._reached: Mapping[str, Reach] = {}
         self._seen: Status | None = None
 
     async def run(self) -> None:
@@ -79,22 +80,30 @@ class Watcher(Actor[Any]):
 
     async def _turn(self) -> None:
         it = self._it
-        if not it.settled or it.status is None:
+        if not it.came_up or not it.server.running:
             return  # nothing is known, so nothing has changed
-        reached: dict[str, str] = {**await reach(it.config.peers, it.config.epmd_port)}
+        reached = await reach(it.config.peers, it.config.epmd_port)
         if self._reached and reached != self._reached:
             it.ask_look()
         self._reached = reached
-        if it.status == self._seen:
+        status = it.status if it.settled else self._of_one_that_is_silent(reached)
+        if status is None or status == self._seen:
             return
-        status = it.status
-        critical = await self._critical(status)
-        facts = facts_of(status, it.config.nodes, critical, it.node)
+        facts = facts_of(status, it.config.nodes, await self._critical(status), it.node)
         for fact in sorted(facts - self._facts):
             await self._tell(fact, on=True)
         for fact in sorted(self._facts - facts):
             await self._tell(fact, on=False)
         self._facts, self._seen = facts, status
+
+    def _of_one_that_is_silent(self, reached: Mapping[str, Reach]) -> Status | None:
+        """Our node was up, its server runs and says nothing: with pause_minority a node that finds itself in a minority
+        stops. It is one when most others are gone; otherwise who knows."""
+        it = self._it
+        running = frozenset(node for node, how in reached.items() if how == "up")
+        if len(running) + 1 >= majority(len(it.config.nodes)):
+            return None
+        return Status(members=frozenset(it.config.nodes), running=running)
 
     async def _critical(self, status: Status) -> str:
         """Asked only when a node is missing: with all of them no queue is short of one, or a member is being added."""
@@ -132,7 +141,12 @@ class Announcer(Actor[Any]):
             while unsent:
                 change = unsent[0]
                 message = Message(encode(change), type=CHANGE_TYPE, persistent=False)
-                await self._bus.publish(CONTROL, "", message, mandatory=False, timeout=NOTIFY_S)
+                try:
+                    await self._bus.publish(CONTROL, "", message, mandatory=False, timeout=NOTIFY_S)
+                except QueueFull:
+                    pass  # somebody's queue is gone with its node, and everybody else has it
+                except BusError:
+                    break  # later; the link tells of a connection that is lost
                 if unsent and unsent[0] is change:
                     unsent.popleft()
             with anyio.move_on_after(REACH_EVERY_S):

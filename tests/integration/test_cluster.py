@@ -1,0 +1,282 @@
+"""Three real RabbitMQ nodes, each below its sentinel: they form, heal and stop, and nothing that was confirmed is lost.
+
+The cluster is shared by the tests of a module, each of which finds it whole and leaves it whole.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from fogactors.cluster.config import ClusterConfig
+from fogactors.cluster.ctl import Ctl
+from fogactors.cluster.server import environment
+from fogactors.messages import ClusterChange
+from tests.integration.brokers import Brokers, Node
+from tests.integration.fog import until
+
+pytestmark = [pytest.mark.services, pytest.mark.asyncio]
+
+DESTRUCTIVE = {"Bootstrap", "ForgetThenJoin", "WipeThenJoin", "Join"}
+
+
+@pytest.fixture(scope="module", params=["4.3", pytest.param("4.0", marks=pytest.mark.slow)])
+def started(request: pytest.FixtureRequest) -> Iterator[Brokers]:
+    with Brokers.open(request.param) as brokers:
+        brokers.start()
+        yield brokers
+
+
+@pytest.fixture
+def brokers(started: Brokers) -> Brokers:
+    anyio.run(started.wait_whole)
+    return started
+
+
+def tool(brokers: Brokers, node: Node) -> Ctl:
+    """rabbitmqctl, as somebody would call it by hand beside the sentinel."""
+    names = tuple(each.name for each in brokers.nodes)
+    config = ClusterConfig(
+        node=node.name,
+        nodes=names,
+        data_dir=node.data,
+        cookie_file=brokers.folder / "cookie",
+        epmd_port=brokers.epmd_port,
+    )
+    command = (str(brokers.folder / "enter"),)
+    return Ctl(node.name, command, environment(config, node.environment()))
+
+
+async def node_of_master(brokers: Brokers) -> Node:
+    found: list[Node] = []
+
+    async def there() -> bool:
+        master = await brokers.master()
+        found[:] = [node for node in brokers.nodes if node.name == master]
+        return bool(found)
+
+    await until(there, "a master")
+    return found[0]
+
+
+async def test_three_blank_nodes_form_one_cluster(brokers):
+    names = {node.name for node in brokers.nodes}
+    status = [await tool(brokers, node).status() for node in brokers.nodes]
+
+    assert [each.members for each in status] == [each.running for each in status] == [names] * 3
+    assert sum(row["action"] == "Bootstrap" for node in brokers.nodes for row in node.events("ClusterPlanned")) == 1
+    assert await brokers.master() in names
+    await until(lambda: _is(brokers.members, names), "all of them are members in Redis")
+    users = {each["name"] for each in await anyio.to_thread.run_sync(brokers.nodes[0].api, "/users")}
+    assert users == {"admin", "sentinel", "worker1", "submitter", "reaper"}  # and no guest
+    flags = await anyio.to_thread.run_sync(brokers.nodes[0].api, "/feature-flags")
+    assert {each["state"] for each in flags if each["stability"] == "stable"} == {"enabled"}
+    async with brokers.coord() as coord:
+        assert await coord.broker_beats() == names
+
+
+async def test_a_node_that_is_killed_comes_back_with_its_data(brokers):
+    sent = await brokers.publish(100, "killed")
+    master = await node_of_master(brokers)
+    node = next(each for each in brokers.nodes if each is not master)
+    marks = brokers.marks()
+
+    node.kill9()
+    sent |= await brokers.publish(50, "meanwhile")  # the two that are left go on
+    node.start()
+    await brokers.wait_whole()
+
+    assert brokers.plans(marks) == {"Start"}
+    assert await brokers.take_all() == sent
+
+
+async def test_the_master_lease_moves_when_its_holder_is_killed(brokers):
+    master = await node_of_master(brokers)
+    master.kill9()
+
+    async def moved() -> bool:
+        return await brokers.master() not in (None, master.name)
+
+    await until(moved, "another master", timeout=6 + 10)
+    await until(lambda: _lacks(brokers.members, master.name), "who beats no more is no member", timeout=60)
+    master.start()
+    await brokers.wait_whole()
+    await until(lambda: _has(brokers.members, master.name), "it is a member again")
+
+
+@pytest.mark.parametrize("which", ["the master", pytest.param("another", marks=pytest.mark.slow)])
+async def test_a_node_that_lost_its_volume_is_forgotten_and_joins(brokers, which):
+    sent = await brokers.publish(100, "wiped")
+    master = await node_of_master(brokers)
+    node = master if which == "the master" else next(each for each in brokers.nodes if each is not master)
+    marks = brokers.marks()
+
+    node.kill9()
+    node.wipe()
+    node.start()
+    await brokers.wait_whole()
+
+    assert brokers.plans(marks) == {"ForgetThenJoin", "Join"}
+    assert await brokers.take_all() == sent
+
+
+@pytest.mark.slow
+async def test_a_volume_lost_while_another_is_down_waits_for_it(brokers):
+    sent = await brokers.publish(100, "two-troubles")
+    wiped, down, _ = brokers.nodes
+    wiped.kill9()
+    down.kill9()
+    wiped.wipe()
+    marks = brokers.marks()
+    wiped.start()
+
+    def waits() -> bool:
+        return any(
+            "only when all others run" in row["why"] for row in wiped.events("ClusterPlanned")[marks[wiped.name] :]
+        )
+
+    await until(waits, "it waits, and says for whom", timeout=60)
+    assert not brokers.plans(marks) & DESTRUCTIVE
+    down.start()
+    await brokers.wait_whole()
+
+    assert await brokers.take_all() == sent
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+async def test_all_killed_at_once_and_started_in_any_order(brokers, seed):
+    sent = await brokers.publish(200, "power")
+    order = random.Random(seed).sample(brokers.nodes, k=3)
+    marks = brokers.marks()
+
+    for node in brokers.nodes:
+        node.kill9()
+    for node in order:
+        node.start()
+        await anyio.sleep(random.Random(seed).uniform(0, 3))
+    await brokers.wait_whole()
+
+    assert brokers.plans(marks) == {"Start"}
+    assert await brokers.take_all() == sent
+
+
+@pytest.mark.slow
+async def test_a_power_cut_in_which_redis_stays_dead(brokers):
+    sent = await brokers.publish(50, "no-redis")
+    for node in brokers.nodes:
+        node.kill9()
+    await brokers.redis.kill9()
+    brokers.start()
+    try:
+        await brokers.wait_whole()
+        assert await brokers.take_all() == sent
+    finally:
+        await brokers.redis.restart()
+    await until(lambda: _is(brokers.members, {node.name for node in brokers.nodes}), "members again in Redis", 60)
+    await node_of_master(brokers)
+
+
+async def test_majority_down_destroys_nothing_and_says_so(brokers):
+    sent = await brokers.publish(50, "minority")
+    alone, *others = brokers.nodes
+    marks = brokers.marks()
+    told: list[ClusterChange] = []
+    async with (
+        brokers.coord() as coord,
+        coord.listen("fog:cluster:events") as notices,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def listen() -> None:
+            async for payload in notices:
+                told.append(msgspec.json.decode(payload, type=ClusterChange))
+
+        tasks.start_soon(listen)
+        for node in others:
+            node.kill9()
+
+        def lost(*, on: bool) -> bool:
+            return any(each.what == "quorum_lost" and each.on is on and each.seen_by == alone.name for each in told)
+
+        await until(lambda: lost(on=True), "quorum_lost is told", 60)
+        said = next(each for each in told if each.what == "quorum_lost")
+        assert all(node.name in said.detail for node in others)
+        others[0].start()
+        await until(lambda: lost(on=False), "it is over when one is back", 120)
+        tasks.cancel_scope.cancel()
+    others[1].start()
+    await brokers.wait_whole()
+
+    assert brokers.plans(marks) == {"Start"}
+    assert await brokers.take_all() == sent
+
+
+@pytest.mark.slow
+async def test_forgotten_while_it_kept_its_data(brokers):
+    sent = await brokers.publish(50, "forgotten")
+    node, peer, _ = brokers.nodes
+    marks = brokers.marks()
+    node.kill9()
+    await until(lambda: _lacks(peer.running, node.name), "its peers see that it is gone")
+    await tool(brokers, peer).forget(node.name, via=peer.name)
+    node.start(CLUSTER__FORGOTTEN_S="10")
+    await brokers.wait_whole()
+
+    assert {"WipeThenJoin", "Join"} <= brokers.plans(marks)
+    assert (node.data / "fog-aside").is_dir()
+    assert await brokers.take_all() == sent
+
+
+async def test_a_stop_drains_and_ends_with_0(brokers):
+    node = brokers.nodes[2]
+    assert await node.stop(timeout=120) == 0
+
+    steps = [(row["step"], row["outcome"]) for row in node.events("StopTurn")][-4:]
+    assert steps == [("turn", "ours"), ("quorum without us", "done"), ("drain", "done"), ("server stopped", "in order")]
+    async with brokers.coord() as coord:
+        assert await coord.holder("fog:cluster:stopping") is None
+    node.start()
+    await brokers.wait_whole()
+
+
+@pytest.mark.slow
+async def test_two_that_are_told_to_stop_at_once_go_one_after_the_other(brokers):
+    """As when a whole stack is deployed anew."""
+    third, *both = brokers.nodes
+    lowest = 3
+    for node in both:
+        node.process.terminate()
+    for _ in both:
+        ended: list[Node] = []
+
+        async def one_ended(ended: list[Node] = ended) -> bool:
+            nonlocal lowest
+            if running := await third.running():
+                lowest = min(lowest, len(running))
+            ended[:] = [node for node in both if node.process.poll() is not None]
+            return bool(ended)
+
+        await until(one_ended, "one has stopped", 150)
+        for node in ended:
+            assert node.process.returncode == 0
+            node.start()
+    await brokers.wait_whole()
+    assert lowest == 2
+
+
+async def _is(ask: Any, wanted: set[str]) -> bool:
+    return await ask() == wanted
+
+
+async def _has(ask: Any, name: str) -> bool:
+    return name in await ask()
+
+
+async def _lacks(ask: Any, name: str) -> bool:
+    found = await ask()
+    return bool(found) and name not in found

@@ -1,0 +1,257 @@
+"""The sentinel beside tools and a server that are scripts: real processes, which answer what the test has written.
+
+What RabbitMQ itself does is tested on three real nodes, in tests/integration/test_cluster.py.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from fogactors.app.program import role_context
+from fogactors.app.services import Embedded
+from fogactors.app.settings import ClusterSettings, Settings
+from fogactors.bus import MemoryBroker
+from fogactors.core import ActorExited, ActorSystem, Backoff, SupervisorSpec, walk
+from fogactors.roles import node_sentinel
+from fogactors.roles.sentinel.former import NotFormed, blank_lease
+from fogactors.roles.sentinel.state import (
+    BrokerExited,
+    BrokerStarted,
+    ClusterPlanned,
+    ClusterRefused,
+    ClusterSettled,
+    SetupDone,
+    StopTurn,
+)
+from fogactors.testing import EventRecorder
+from fogactors.wire import fog_topology
+
+pytestmark = pytest.mark.asyncio
+
+A, B, C = "rabbit@127.0.0.1", "other@127.0.0.1", "third@127.0.0.1"
+_TOOL = """#!/bin/sh
+# $1: the program. Answers are files; the server runs until it is told to end.
+here="{folder}"
+echo "$@" >> "$here/calls"
+case "$1" in
+rabbitmq-server)
+    [ -e "$here/breaks" ] && exit 1
+    mkdir -p "$here/data/{node}" && touch "$here/data/{node}/something"
+    echo "$RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS" > "$here/arguments"
+    trap 'rm -f "$here/up"; exit 0' TERM
+    touch "$here/up"
+    while :; do sleep 0.02; done ;;
+esac
+case "$*" in
+*cluster_status*)
+    name={node}
+    [ "$2" = -n ] && name="$3"
+    [ "$name" != {node} ] || [ -e "$here/up" ] || {{ echo "Error: unable to perform an operation on node"; exit 69; }}
+    cat "$here/status-$name" ;;
+*list_users*) echo '[{{"user":"guest"}}]' ;;
+esac
+"""
+
+
+@dataclass
+class Stage:
+    """A sentinel of `A`, with what its tools say. `registered`: the nodes that the port mapper knows."""
+
+    folder: Path
+    store: Any = None
+    sentinel: Any = None
+    recorder: Any = None
+    tree: Any = None
+    registered: set[str] = field(default_factory=set)
+
+    def says(self, node: str, members: str, running: str) -> None:
+        answer = {"disk_nodes": members.split(), "running_nodes": running.split(), "alarms": [], "partitions": {}}
+        fresh = self.folder / "fresh"
+        fresh.write_text(json.dumps(answer))
+        fresh.rename(self.folder / f"status-{node}")
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data" / A
+
+
+@asynccontextmanager
+async def stage(folder: Path, *nodes: str, **settings: Any) -> AsyncIterator[Stage]:
+    """Nothing runs before `running`."""
+    here = Stage(folder)
+    tool = folder / "tool"
+    tool.write_text(_TOOL.format(folder=folder, node=A))
+    tool.chmod(0o755)
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            lines = "".join(f"name {name} at port 1\n" for name in here.registered)
+            await stream.send(b"\x00\x00\x11\x11" + lines.encode())
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with anyio.create_task_group() as tasks, MemoryBroker() as broker:
+        tasks.start_soon(listener.serve, answer)
+        broker.declare(fog_topology())
+        services = Embedded(broker)
+        here.store = services.store
+        cluster = ClusterSettings(
+            nodes=nodes,
+            node=A,
+            data_dir=str(folder / "data"),
+            command=(str(tool),),
+            epmd_port=listener.extra(SocketAttribute.local_port),
+            **{"reach_every_s": 0.1, "lease_s": 1.0, "stop_wait_s": 2.0, **settings},
+        )
+        context = role_context(Settings(cluster=cluster), services)
+        here.sentinel = node_sentinel.sentinel_of(context, {"PATH": "/usr/bin:/bin"})
+        tree = node_sentinel.tree(context, here.sentinel)
+        here.tree = replace(tree, backoff=Backoff(first_s=0.05, max_s=0.1))
+        try:
+            yield here
+        finally:
+            with anyio.CancelScope(shield=True):
+                await here.sentinel.server.kill()
+                await context.coord.close()
+            tasks.cancel_scope.cancel()
+    await listener.aclose()
+
+
+@asynccontextmanager
+async def running(here: Stage) -> AsyncIterator[EventRecorder]:
+    async with ActorSystem() as system:
+        recorder = EventRecorder(system)
+        await system.start(here.tree)
+        yield recorder
+    here.recorder = recorder
+
+
+async def test_a_blank_node_begins_and_sets_up(tmp_path):
+    async with stage(tmp_path, A) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            planned = await recorder.wait_for(ClusterPlanned, action="Bootstrap")
+            assert "holds the lease" in planned.why
+            await recorder.wait_for(ClusterSettled, members=(A,), missing=())
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+        steps = ("import_definitions", "delete_user", "enable_feature_flag")
+        order = [step for call in here.calls for step in steps if step in call]
+        assert order == ["import_definitions", "delete_user", "import_definitions", "enable_feature_flag"]
+        assert not (tmp_path / "data/.fog-definitions.json").exists()  # hashes of passwords do not lie around
+
+
+async def test_a_server_that_ends_by_itself_is_told_of_and_started_again(tmp_path):
+    async with stage(tmp_path, A) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            recorder.clear()
+            (tmp_path / "up").unlink()
+            here.sentinel.server._process.send_signal(signal.SIGKILL)
+            await recorder.wait_for(BrokerExited, code=-signal.SIGKILL)
+            await recorder.wait_for(ClusterPlanned, action="Start")
+            await recorder.wait_for(BrokerStarted, start=2)
+            await recorder.wait_for(ClusterSettled)
+
+
+async def test_a_lost_volume_is_forgotten_by_a_peer_and_then_joins(tmp_path):
+    async with stage(tmp_path, A, B, C) as here:
+        here.registered = {"other", "third"}
+        for peer in (B, C):
+            here.says(peer, f"{A} {B} {C}", f"{B} {C}")
+        async with running(here) as recorder:
+            forget = await recorder.wait_for(ClusterPlanned, action="ForgetThenJoin")
+            for peer in (B, C):
+                here.says(peer, f"{B} {C}", f"{B} {C}")
+            await recorder.wait_for(ClusterPlanned, action="Join")
+            await recorder.wait_for(BrokerStarted)
+            for node in (A, B, C):
+                here.says(node, f"{A} {B} {C}", f"{A} {B} {C}")
+            await recorder.wait_for(ClusterSettled, missing=())
+        assert f"rabbitmqctl -n {forget.peer} -q forget_cluster_node {A}" in here.calls
+        assert f"-rabbit cluster_nodes {{['{B}','{A}'],disc}}" in (tmp_path / "arguments").read_text()
+        assert any(f"grow {A} all" in call for call in here.calls)  # without it, its queues have no replica here
+        assert not list((tmp_path / "data").glob("fog-*"))  # no mark is left
+
+
+async def test_one_that_was_to_join_and_became_a_cluster_of_its_own_is_ended_and_begins_again(tmp_path):
+    async with stage(tmp_path, A, B, C) as here:
+        here.registered = {"other"}
+        here.says(B, B, B)
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterPlanned, action="Join")
+            await recorder.wait_for(BrokerStarted, start=2, timeout=10)
+            failed = [each.exit.error for each in recorder.of(ActorExited, "node-sentinel/former")]
+            assert any(isinstance(each, NotFormed) and "did not find the cluster" in str(each) for each in failed)
+            assert not recorder.of(ClusterSettled)
+
+
+async def test_a_wait_is_bounded_and_says_for_what(tmp_path):
+    async with stage(tmp_path, A, B, C, reach_tries=3) as here, running(here) as recorder:
+        ended = await recorder.wait_for(ActorExited, path="node-sentinel/former")
+        assert f"{A} waited 0.3 s: it is blank, and does not know what data these have: {B} (not running)" in str(
+            ended.exit.error
+        )
+        assert not any("rabbitmq-server" in call for call in here.calls)
+
+
+async def test_another_cookie_is_refused_and_said_once(tmp_path):
+    async with stage(tmp_path, A, B) as here:
+        here.registered = {"other"}
+        refusing = tmp_path / "tool"
+        refusing.write_text(
+            '#!/bin/sh\necho "Error: unable to perform an operation on node; Erlang distribution failed"\nexit 69\n'
+        )
+        async with running(here) as recorder:
+            refused = await recorder.wait_for(ClusterRefused)
+            assert f"{B} refuses our Erlang cookie" in refused.why
+            assert here.sentinel.why == refused.why  # what a probe is told
+
+
+async def test_a_node_says_that_it_is_blank_for_as_long_as_it_waits(tmp_path):
+    async with stage(tmp_path, A, B) as here, running(here) as recorder:
+        await recorder.wait_for(ClusterPlanned, action="Wait")
+        assert await here.sentinel.coord.holder(blank_lease(A)) == A
+
+
+async def test_a_stop_waits_its_turn_drains_and_ends_the_server(tmp_path):
+    async with stage(tmp_path, A) as here:
+        here.says(A, A, A)
+        other = await here.sentinel.coord.acquire("fog:cluster:stopping", B, 60)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            await recorder.wait_for(SetupDone, count=2)
+        turns = [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
+        assert turns == [
+            ("turn", f"not within 2 s, {B} has it; it goes all the same"),
+            ("quorum without us", "no time left for it"),
+            ("drain", "done"),
+            ("server stopped", "in order"),
+        ]
+        await here.sentinel.coord.release(other)
+        assert not here.sentinel.server.running
+
+
+async def test_no_branch_escalates(tmp_path):
+    settings = Settings(cluster=ClusterSettings(nodes=("a",), node="a", data_dir=str(tmp_path)))
+    tree = node_sentinel.tree(role_context(settings, Embedded(MemoryBroker())))
+
+    assert all(spec.exceeded == "pause" for _, spec in walk(tree) if isinstance(spec, SupervisorSpec))
+    assert tree.children[0].id == "server"  # stops last
+    assert tree.children[-1].id == "stopper"
