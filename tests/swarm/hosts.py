@@ -108,6 +108,10 @@ class Engine:
         return f"unix://{self._folder}/docker.sock"
 
     @property
+    def is_on(self) -> bool:
+        return self.tree is not None and self.tree.alive()
+
+    @property
     def pid(self) -> int:
         if self.tree is None or not self.tree.alive():
             raise SwarmFailed(f"{self.name} is off")
@@ -133,11 +137,12 @@ class Engine:
             "--cgroup-parent": f"/{_CGROUPS}/{self.name}",
             "--insecure-registry": REGISTRY,
             "--storage-driver": "overlay2",
-            "--dns": f"{NETWORK}.1",
             "--log-level": "warn",
         }
-        # Without a network namespace it must not touch this machine's bridges and packet filter.
-        alone = [] if self.address else ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+        # Without a network namespace it must not touch this machine's bridges and packet filter. In one, this machine's
+        # name server cannot be reached; where none listens, a name that nobody has is refused at once.
+        alone = ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+        alone = ["--dns", f"{NETWORK}.1"] if self.address else alone
         words = [word for pair in options.items() for word in pair]
         command = ["sh", "-c", _ENGINE, "engine", self.name, *words, *alone]
         self.tree = Tree(self._folder / "engine.log", command, network=bool(self.address))

@@ -1,0 +1,222 @@
+"""The load: tasks for every task queue at a steady rate, a ledger of what was confirmed, and the check of it.
+
+`python -m tests.swarm.load FOLDER --rate 500` runs in a container of its own on the stack's network. It publishes until
+FOLDER/stop exists, then waits until each confirmed task is accounted for, or for `--settle` seconds, and
+writes FOLDER/report.json. FOLDER/ledger is the account, FOLDER/status.json says twice a second how it goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import time
+from collections import Counter
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from fogactors.app.program import Program
+from fogactors.app.settings import Settings, load
+from fogactors.coord.base import Coord
+from fogactors.errors import CoordError, FogError
+from fogactors.messages import PRIORITIES
+from fogactors.tasks.client import Submitter
+from fogactors.tasks.task import TaskDef
+from fogactors.wire.topology import task_queue
+from tests.swarm.ledger import Entry, Ledger, Refusals, balance, quantile, read
+from tests.swarm.work import touch
+
+IN_FLIGHT = 300
+"""Publishes of one lane that wait for their confirm: what a client keeps while a broker elects."""
+TICK_S = 0.02
+LOOK_S = 1.0
+READERS = 32
+
+
+class Load:
+    """One load. `tiers`: from small to large. Lanes are the task queues: one for each tier and priority."""
+
+    def __init__(self, folder: Path, submitter: Submitter, tiers: tuple[str, ...], rate: float) -> None:
+        self._folder = folder
+        self._submitter = submitter
+        self._rate = rate
+        self._ledger = Ledger(folder / "ledger")
+        self._number = count(1)
+        self._names: dict[int, str] = {}
+        self._runs = Counter[int]()
+        self._in_flight = Counter[str]()
+        self._held_back = 0
+        self._last_error = ""
+        self.refusals = Refusals()
+        self.lanes: dict[str, TaskDef[[int, str, int], int]] = {
+            task_queue(priority, tier, tiers[0]): touch.options(priority=priority, tier=tier)
+            for tier in tiers
+            for priority in PRIORITIES
+        }
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """How often each confirmed task ran, as far as its traces arrived."""
+        return {self._names[number]: times for number, times in self._runs.items() if number in self._names}
+
+    async def run(self) -> None:
+        """Publish until there is a file `stop`; all that was confirmed is in the ledger when it returns."""
+        async with await anyio.create_udp_socket(family=socket.AF_INET, local_host=_own_address()) as traces:
+            host, port = traces.extra(anyio.abc.SocketAttribute.local_address)
+            async with anyio.create_task_group() as beside:
+
+                async def listen() -> None:
+                    async for packet, _ in traces:
+                        self._runs[int(packet)] += 1
+
+                beside.start_soon(listen)
+                beside.start_soon(self._say)
+                async with anyio.create_task_group() as publishes:
+                    due = 0.0
+                    began = anyio.current_time()
+                    while not (self._folder / "stop").exists():
+                        due_now = (anyio.current_time() - began) * self._rate / len(self.lanes)
+                        while due < due_now:
+                            due += 1
+                            for lane in self.lanes:
+                                if self._in_flight[lane] < IN_FLIGHT:
+                                    publishes.start_soon(self._publish, lane, host, port)
+                                else:
+                                    self._held_back += 1
+                        await anyio.sleep(TICK_S)
+                await anyio.to_thread.run_sync(self._ledger.close)
+                beside.cancel_scope.cancel()
+        await self._write("status.json", self.status())
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "at": time.time(),
+            "confirmed": self._ledger.durable,
+            "in_flight": sum(self._in_flight.values()),
+            "held_back": self._held_back,
+            "refused": self.refusals.by_error(),
+            "last_error": self._last_error,
+        }
+
+    async def _publish(self, lane: str, host: str, port: int) -> None:
+        self._in_flight[lane] += 1
+        number, sent = next(self._number), time.time()
+        try:
+            handle = await self._submitter.submit(self.lanes[lane], number, host, port)
+        except FogError as error:
+            self.refusals.add(lane, error)
+            self._last_error = f"{type(error).__name__}: {error}"
+        else:
+            self._names[number] = handle.id
+            self._ledger.add(Entry(handle.id, lane, sent, time.time()))
+        finally:
+            self._in_flight[lane] -= 1
+
+    async def _say(self) -> None:
+        while True:
+            await self._write("status.json", self.status())
+            await anyio.sleep(0.5)
+
+    async def _write(self, name: str, value: object) -> None:
+        await anyio.to_thread.run_sync(write_json, self._folder / name, value)
+
+
+class Check:
+    """Reads what became of tasks, until each is accounted for."""
+
+    def __init__(self, coord: Coord) -> None:
+        self._coord = coord
+        self.ends: dict[str, str] = {}
+        self.dead: set[str] = set()
+        self.waits: dict[str, float] = {}
+
+    async def settle(self, entries: list[Entry], timeout: float) -> None:
+        """Returns when all entries are accounted for, or after `timeout` seconds."""
+        with anyio.move_on_after(timeout):
+            while True:
+                open_ids = [e.id for e in entries if e.id not in self.ends and e.id not in self.dead]
+                if not open_ids:
+                    return
+                try:
+                    await self._read_ends(open_ids)
+                    async for letters in self._coord.letters.scan():
+                        self.dead.update(letter.task_id for letter in letters if letter.task_id is not None)
+                except* CoordError:
+                    pass  # away: what is there is read when it is back
+                await anyio.sleep(LOOK_S)
+
+    async def _read_ends(self, ids: list[str]) -> None:
+        rest = iter(ids)
+
+        async def reader() -> None:
+            for task_id in rest:
+                result = await self._coord.result(task_id)
+                if result is None:
+                    continue
+                self.ends[task_id] = result.state
+                if result.created is not None and result.started is not None:
+                    self.waits[task_id] = (result.started - result.created).total_seconds()
+
+        async with anyio.create_task_group() as readers:
+            for _ in range(READERS):
+                readers.start_soon(reader)
+
+
+async def run(
+    folder: Path, submitter: Submitter, coord: Coord, tiers: tuple[str, ...], rate: float, settle: float
+) -> None:
+    """The whole of it: load, check, report."""
+    work = Load(folder, submitter, tiers, rate)
+    began = time.time()
+    await work.run()
+    published_s = time.time() - began
+    entries = read(folder / "ledger")
+    check = Check(coord)
+    await check.settle(entries, settle)
+    account = balance(entries, check.ends, check.dead, work.runs)
+    waits: dict[str, list[float]] = {}
+    for entry in entries:
+        if entry.id in check.waits:
+            waits.setdefault(entry.lane, []).append(check.waits[entry.id])
+    report = {
+        **asdict(account),
+        "seconds": published_s,
+        "wait_p50_s": {lane: round(quantile(values, 0.5), 3) for lane, values in waits.items()},
+        "wait_p99_s": {lane: round(quantile(values, 0.99), 3) for lane, values in waits.items()},
+        **{name: value for name, value in work.status().items() if name in ("held_back", "refused", "last_error")},
+    }
+    await anyio.to_thread.run_sync(write_json, folder / "report.json", report)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Renamed into place: a reader never sees half of it."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(value), encoding="utf-8")
+    fresh.rename(path)
+
+
+def _own_address() -> str:
+    """Where executors on other hosts reach this container: the name of its host stands for the overlay's address."""
+    return socket.gethostbyname(socket.gethostname())
+
+
+async def _main(options: argparse.Namespace, settings: Settings) -> None:
+    async with Program.start(settings, (), needs=("submitter",)) as program, program.submitter() as submitter:
+        coord = program.services.coord("check")
+        try:
+            await run(options.folder, submitter, coord, program.context.tiers.names, options.rate, options.settle)
+        finally:
+            await coord.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rate", type=float, default=500.0)
+    parser.add_argument("--settle", type=float, default=180.0)
+    anyio.run(_main, parser.parse_args(), load(None, os.environ, default_ok=True))
