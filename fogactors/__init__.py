@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fogactors.core import Actor, ActorSystem, ChildSpec, Ref, Stop, SupervisorSpec
     from fogactors.errors import FogError
+    from fogactors.messaging.event import Event
+    from fogactors.messaging.events import EventBus
     from fogactors.messaging.rpc import RPCServer
     from fogactors.messaging.rpc_client import RPCClient
     from fogactors.tasks.client import Submitter
@@ -40,6 +42,8 @@ __all__ = [
     # messaging
     "RPCClient",
     "RPCServer",
+    "Event",
+    "EventBus",
     # errors
     "FogError",
 ]
@@ -49,6 +53,8 @@ _HOME = {
     "ActorSystem": "core",
     "Cancellation": "tasks.tracker",
     "ChildSpec": "core",
+    "Event": "messaging.event",
+    "EventBus": "messaging.events",
     "FogError": "errors",
     "Handle": "tasks.handle",
     "RPCClient": "messaging.rpc_client",

@@ -145,7 +145,8 @@ class TaskResult(Struct, kw_only=True, omit_defaults=True):
 
 
 class Event(Struct, kw_only=True, omit_defaults=True):
-    """Something that happened. `event_type` is `service.entity.action` and is the routing key as well."""
+    """Something that happened. `event_type` is `service.entity.action` and is the routing key as well. `attempt`: the
+    run of a group's handler that is next (first: 1)."""
 
     schema: str = _schema("event/1")
     event_id: str
@@ -156,6 +157,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     correlation_id: str | None = None
     causation_id: str | None = None
     traceparent: str | None = None
+    attempt: int = 1
 
 
 class DeadLetter(Struct, kw_only=True, omit_defaults=True):

@@ -52,7 +52,11 @@ class Services(Protocol):
 
 
 def topology_of(settings: Settings) -> Topology:
-    return fog_topology(tuple(tier.name for tier in settings.tiers), retention_s=settings.dlq.retention_s)
+    return fog_topology(
+        tuple(tier.name for tier in settings.tiers),
+        retention_s=settings.dlq.retention_s,
+        events_max_length=settings.events.max_length,
+    )
 
 
 def part_for(settings: Settings, roles: Sequence[str], tiers: Sequence[str] | None) -> Topology:

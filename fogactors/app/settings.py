@@ -23,6 +23,7 @@ from fogactors.app.settings_users import DEFAULT_USERS, UserSettings, find_user,
 from fogactors.messages import Reason
 from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S, longest_s
 from fogactors.tasks.once import IDEMPOTENCY_TTL_S
+from fogactors.wire.topology import EVENTS_MAX_LENGTH
 
 __all__ = ["DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "UserSettings", "load", "masked"]
 
@@ -216,6 +217,11 @@ class DlqSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsSettings:
+    max_length: Count = EVENTS_MAX_LENGTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShutdownSettings:
     budget_s: Seconds = 30.0
 
@@ -246,6 +252,7 @@ class Settings:
     metrics: MetricsSettings = MetricsSettings()
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     dlq: DlqSettings = DlqSettings()
+    events: EventsSettings = EventsSettings()
     users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()

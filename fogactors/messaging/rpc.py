@@ -242,7 +242,7 @@ class _Server(Actor[Any]):
             await self._reply(request, ErrorInfo(type=BAD_REQUEST, message=str(error)), left)
             return
         answer: Raw | ErrorInfo | None = None
-        with anyio.move_on_after(left), correlated(request.correlation_id or request.id):
+        with anyio.move_on_after(left), correlated(request.correlation_id or request.id, request.id):
             answer = await self._run(request, call)
         if answer is None:
             self._dropped(request, "late")

@@ -42,7 +42,7 @@ from fogactors.errors import (
     WireError,
 )
 from fogactors.messages import RpcReply, RpcRequest
-from fogactors.messaging.context import correlation_id
+from fogactors.messaging.context import causation_id, correlation_id
 from fogactors.messaging.handlers import BAD_VALUE
 from fogactors.messaging.rpc import REPLY_PREFIX, check_service, service_queue
 from fogactors.messaging.session import Session
@@ -353,6 +353,7 @@ def _message(id: str, service: str, args: Raw, left: float, reply_to: str) -> Me
         timeout_s=left,
         reply_to=reply_to,
         correlation_id=correlation_id(),
+        causation_id=causation_id(),
     )
     return Message(encode(request), type="rpc_request", correlation_id=id, reply_to=reply_to, expiration=left)
 

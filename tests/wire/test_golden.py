@@ -88,6 +88,7 @@ MESSAGES = {
         correlation_id="c",
         causation_id="p",
         traceparent=TRACE,
+        attempt=2,
     ),
     "dead_letter-minimal": DeadLetter(id="d-1", reason="malformed", body=b"\x00\xff", first=AT, last=AT),
     "dead_letter-full": DeadLetter(
@@ -270,7 +271,7 @@ GOLDEN_JSON = {
         b'{"schema":"event/1","event_id":"e-1","event_type":"shop.order.paid",'
         b'"timestamp":"2026-01-02T03:04:06.250000Z","source":"shop","data":{"order":7},'
         b'"correlation_id":"c","causation_id":"p",'
-        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","attempt":2}'
     ),
     "dead_letter-minimal": (
         b'{"schema":"dead_letter/1","id":"d-1","reason":"malformed","body":"AP8=",'
@@ -402,11 +403,11 @@ GOLDEN_MSGPACK = {
         "6465722e70616964a974696d657374616d70d6ff695735a5a6736f75726365a473686f70"
     ),
     "event-full": (
-        "89a6736368656d61a76576656e742f31a86576656e745f6964a3652d31aa6576656e745f74797065af73686f702e6f72"
+        "8aa6736368656d61a76576656e742f31a86576656e745f6964a3652d31aa6576656e745f74797065af73686f702e6f72"
         "6465722e70616964a974696d657374616d70d7ff3b9aca00695735a6a6736f75726365a473686f70a46461746181a56f"
         "7264657207ae636f7272656c6174696f6e5f6964a163ac636175736174696f6e5f6964a170ab7472616365706172656e"
         "74d93730302d34626639326633353737623334646136613363653932396430653065343733362d303066303637616130"
-        "626139303262372d3031"
+        "626139303262372d3031a7617474656d707402"
     ),
     "dead_letter-minimal": (
         "de0006a6736368656d61ad646561645f6c65747465722f31a26964a3642d31a6726561736f6ea96d616c666f726d6564"

@@ -1,0 +1,362 @@
+"""The actor behind a subscription: takes events from its queue, hands them to the handler, and settles each once.
+
+| what happens | then |
+|---|---|
+| the handler returns | remembered as handled, acked |
+| it was handled before | counted, acked |
+| the handler raises, or runs too long | published to the ladder for this queue alone, acked; at last dead-lettered |
+| the bytes are no event, or its data is of another type | dead-lettered at once |
+| its process died with it too often | dead-lettered, not run |
+
+Killed between any two steps, the broker delivers it again. A retry waits at the broker and not here, so that what fails
+keeps no place of those that do not. Without a group there is no queue that outlives us: then a retry waits here, and
+what is given up is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from fogactors.bus.base import Bus, Consumer, Delivery, Message
+from fogactors.core import Actor, ChildSpec, Exit, StopRequested
+from fogactors.errors import ActorError, BusError, BusUnavailable, StrayCancellation, TimeLimitExceeded, WireError
+from fogactors.messages import DeadLetter, ErrorInfo, Reason
+from fogactors.messages import Event as WireEvent
+from fogactors.messaging.context import correlated
+from fogactors.messaging.event import Event, EventHandler
+from fogactors.messaging.facts import EventDeadLettered, EventGroupFull, EventRetried
+from fogactors.messaging.seen import Seen
+from fogactors.tasks.deadletter import publish_letter, unreadable
+from fogactors.tasks.failures import brief, error_info
+from fogactors.tasks.retry import Retry, RetryPolicy, Skip, next_delay, step_for
+from fogactors.wire.codec import amend, decode
+from fogactors.wire.topology import DLX, RETRY_STEPS_S, Topology, retry_exchange
+
+__all__ = ["EventStats", "Plan", "Subscriber", "child"]
+
+SUSPECT: Final = 2
+"""From so many deliveries that ended with their process on, an event is handled alone."""
+CRASH_LIMIT: Final = 10
+"""At so many it is given up. A broken connection counts as well; the broker would discard it after 20."""
+DRAIN_S: Final = 10.0
+"""For handlers to come to their end when the subscription stops."""
+CLOSE_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class EventStats:
+    """Counts since the subscription began. `full`: how often its queue was seen to be full, which is looked at every
+    few seconds. `abandoned`: given up without a dead letter. `retries_until`: when the last retry that this process has
+    published is back, by the loop's clock."""
+
+    handled: int = 0
+    duplicates: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    abandoned: int = 0
+    full: int = 0
+    retries_until: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a subscription is. `queue`: empty without a group, then one of its own is opened, bound by `exclusive`;
+    `topology`: what is to be there before it is read."""
+
+    queue: str
+    handler: EventHandler
+    retry: RetryPolicy
+    concurrency: int
+    prefetch: int
+    seen: Seen
+    source: str
+    topology: Topology = field(default_factory=Topology)
+    exclusive: tuple[tuple[str, str], ...] = ()
+    max_length: int = 0
+    look_s: float = 5.0
+    publish_timeout_s: float = 10.0
+    stats: EventStats = field(default_factory=EventStats)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    reason: str
+
+
+class _Look:
+    """Look how many events wait."""
+
+
+class Subscriber(Actor[Any]):
+    """One incarnation of a subscription; what it counts and remembers is in its plan."""
+
+    def __init__(self, bus: Bus, plan: Plan) -> None:
+        self._bus = bus
+        self._plan = plan
+        self._queue = plan.queue
+        self._consumer: Consumer | None = None
+        self._slots = anyio.Semaphore(plan.concurrency)
+        self._alone = anyio.Lock()
+        self._condemned = False
+        self._in_hand: dict[str, anyio.Event] = {}
+        self._working = 0
+        self._idle = anyio.Event()
+        self._stopping = False
+        self._tasks: TaskGroup
+
+    # -- the life of it
+
+    async def on_start(self) -> None:
+        plan = self._plan
+        if plan.queue:
+            await self._bus.declare(plan.topology)
+        else:
+            self._queue = await self._bus.open_exclusive("", plan.exclusive)
+        self._consumer = await self._bus.consume(
+            self._queue, self._take, prefetch=plan.prefetch, on_lost=lambda reason: self._put(_Lost(reason))
+        )
+        if plan.max_length:
+            self.ctx.send_every(plan.look_s, _Look())
+
+    async def run(self) -> None:
+        end: Exception | None = None
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await super().run()
+            except Exception as error:
+                end = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
+            self._stopping = True
+            if isinstance(end, StopRequested) and self._bus.is_open:
+                await self._drain()
+            # Without its connection nothing can be settled: what is in hand is delivered again.
+            self._tasks.cancel_scope.cancel()
+        if end is not None:
+            raise end
+
+    async def _drain(self) -> None:
+        with anyio.move_on_after(DRAIN_S), suppress(BusError):
+            if self._consumer is not None:
+                await self._consumer.cancel()
+            while self._working:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+    async def on_stop(self, exit: Exit) -> None:  # noqa: A002
+        if self._consumer is not None:
+            with anyio.move_on_after(CLOSE_S, shield=True), suppress(BusError):
+                await self._consumer.close()
+
+    async def handle(self, message: Any) -> None:
+        match message:
+            case _Lost(reason):
+                raise BusUnavailable(f"{self.ctx.path}: the broker took the consumer of {self._queue} away: {reason}")
+            case _Look():
+                await self._look()
+            case _:
+                self._working += 1
+                self._tasks.start_soon(self._work, message, name=f"{self.ctx.path} event")
+
+    def _take(self, delivery: Delivery) -> None:
+        self._put(delivery)
+
+    def _put(self, message: object) -> None:
+        with suppress(ActorError):  # ending: what is not settled goes back
+            self.ctx.mailbox.put_nowait(message)
+
+    async def _look(self) -> None:
+        with suppress(BusError):
+            ready = (await self._bus.inspect(self._queue)).ready
+            if ready >= self._plan.max_length:
+                self._plan.stats.full = total = self._plan.stats.full + 1
+                if total & (total - 1) == 0:
+                    self.ctx.emit(EventGroupFull(at=_now(), queue=self._queue, ready=ready, total=total))
+
+    # -- one event
+
+    async def _work(self, delivery: Delivery) -> None:
+        try:
+            count = delivery.delivery_count or 0
+            if count < SUSPECT:
+                async with self._slots:
+                    await self._one(delivery)
+                return
+            async with self._alone:  # it may be what kills us, and would take its neighbours with it
+                for _ in range(self._plan.concurrency):
+                    await self._slots.acquire()
+                try:
+                    await self._one(delivery, crashes=count)
+                finally:
+                    for _ in range(self._plan.concurrency):
+                        self._slots.release()
+        except BusError:
+            pass  # the broker took neither a retry nor a dead letter: unsettled, so it comes again
+        finally:
+            self._working -= 1
+            self._idle.set()
+
+    async def _one(self, delivery: Delivery, crashes: int = 0) -> None:
+        """Raises `BusError`; then it is not settled."""
+        if self._stopping:
+            return None
+        if not self._plan.queue:
+            await delivery.ack()  # nobody else could have it, and while it waits here it must keep no place
+        try:
+            wire = decode(delivery.body, WireEvent, delivery.content_type)
+        except WireError as error:
+            return await self._malformed(delivery, error)
+        if crashes >= CRASH_LIMIT and not self._condemned:
+            # One at most, the first: what came back with it as often may only have been beside it, and is run alone.
+            self._condemned = True
+            error = ErrorInfo(type="WorkerLost", message=f"its process or connection was lost with it {crashes} times")
+            return await self._give_up(delivery, wire, "worker_lost", error)
+        while (other := self._in_hand.get(wire.event_id)) is not None:
+            await other.wait()  # a copy of it: whether this one is a duplicate is known when that one is done
+        done = self._in_hand[wire.event_id] = anyio.Event()
+        try:
+            if await self._plan.seen.handled(wire.event_id):
+                self._plan.stats.duplicates += 1
+                await self._done(delivery)
+            else:
+                await self._try(delivery, wire)
+        finally:
+            self._plan.seen.leave(wire.event_id)
+            del self._in_hand[wire.event_id]
+            done.set()
+
+    async def _try(self, delivery: Delivery, wire: WireEvent) -> None:
+        try:
+            event = self._plan.handler.decode(wire)
+        except WireError as error:
+            return await self._give_up(delivery, wire, "bad_arguments", error_info(error))
+        failure = await self._call(event)
+        if failure is not None:
+            return await self._failed(delivery, wire, failure)
+        self._plan.stats.handled += 1
+        await self._plan.seen.mark(wire.event_id)
+        return await self._done(delivery)
+
+    async def _done(self, delivery: Delivery) -> None:
+        if self._plan.queue:  # else it was acked when it came
+            await delivery.ack()
+
+    async def _call(self, event: Event[Any]) -> Exception | None:
+        try:
+            with correlated(event.correlation_id or event.event_id, event.event_id):
+                await self._plan.handler.run(event)
+        except Skip:
+            return None
+        except Exception as error:
+            return error
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            return StrayCancellation("its handler was cancelled by something that it had started")
+        return None
+
+    async def _failed(self, delivery: Delivery, wire: WireEvent, error: Exception) -> None:
+        policy, asked_s = self._plan.retry, error.delay if isinstance(error, Retry) else None
+        rng = self.ctx.system.rng
+        wait_s = next_delay(policy, wire.attempt, rng, retryable=policy.retries(error), asked_s=asked_s)
+        if wait_s is None:
+            reason: Reason = "time_limit" if isinstance(error, TimeLimitExceeded) else "failed"
+            await self._give_up(delivery, wire, reason, error_info(error))
+            return
+        if self._plan.queue:
+            wait_s = step_for(wait_s, RETRY_STEPS_S)
+            await self._retry_later(delivery, wire, wait_s)
+        else:
+            self._tasks.start_soon(self._retry_here, delivery, replace(wire, attempt=wire.attempt + 1), wait_s)
+        self._plan.stats.retried += 1
+        text = brief(error_info(error))
+        self.ctx.emit(EventRetried(**self._facts(wire), attempt=wire.attempt, error=text, delay_s=wait_s))
+
+    async def _retry_later(self, delivery: Delivery, wire: WireEvent, step: int) -> None:
+        """The ladder's key is the queue, so that no other group gets it again."""
+        body = amend(delivery.body, {"attempt": wire.attempt + 1}, delivery.content_type)
+        message = Message(
+            body, type=delivery.type, content_type=delivery.content_type, correlation_id=wire.correlation_id
+        )
+        await self._bus.publish(retry_exchange(step), self._queue, message, timeout=self._plan.publish_timeout_s)
+        stats = self._plan.stats
+        stats.retries_until = max(stats.retries_until, anyio.current_time() + step)
+        await delivery.ack()
+
+    async def _retry_here(self, delivery: Delivery, wire: WireEvent, wait_s: float) -> None:
+        await anyio.sleep(wait_s)
+        async with self._slots:
+            await self._try(delivery, wire)
+
+    async def _malformed(self, delivery: Delivery, error: WireError) -> None:
+        letter = unreadable(delivery, WireEvent, _now(), self._plan.source)
+        letter.id = f"{letter.id}@{self._queue}"
+        await self._park(delivery, letter, delivery.message_id, "", brief(error_info(error)))
+
+    async def _give_up(self, delivery: Delivery, wire: WireEvent, reason: Reason, error: ErrorInfo) -> None:
+        letter = DeadLetter(
+            id=f"{wire.event_id}@{self._queue}",  # each group has a letter of its own
+            reason=reason,
+            body=amend(delivery.body, {"attempt": 1}, delivery.content_type),  # so that a replay has all its attempts
+            content_type=delivery.content_type,
+            error=error,
+            name=wire.event_type,
+            attempts=wire.attempt,
+            worker=self._plan.source,
+            origin=self._queue,
+            first=wire.timestamp,
+            last=_now(),
+            correlation_id=wire.correlation_id,
+            traceparent=wire.traceparent,
+        )
+        await self._park(delivery, letter, wire.event_id, wire.event_type, brief(error))
+
+    async def _park(self, delivery: Delivery, letter: DeadLetter, event_id: str, event_type: str, error: str) -> None:
+        kept = bool(self._plan.queue)
+        if kept:
+            await publish_letter(self._bus, DLX, letter, timeout=self._plan.publish_timeout_s)
+            self._plan.stats.dead_lettered += 1
+        else:
+            self._plan.stats.abandoned += 1
+        self.ctx.emit(
+            EventDeadLettered(
+                at=letter.last,
+                queue=self._queue,
+                event_id=event_id,
+                event_type=event_type,
+                correlation_id=letter.correlation_id,
+                reason=letter.reason,
+                error=error,
+                kept=kept,
+            )
+        )
+        await self._done(delivery)
+
+    def _facts(self, wire: WireEvent) -> dict[str, Any]:
+        return {
+            "at": _now(),
+            "queue": self._queue,
+            "event_id": wire.event_id,
+            "event_type": wire.event_type,
+            "correlation_id": wire.correlation_id,
+        }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def child(id: str, bus: Bus, plan: Plan) -> ChildSpec:  # noqa: A002
+    return ChildSpec(
+        id=id,
+        factory=lambda: Subscriber(bus, plan),
+        start_s=15.0,
+        shutdown_s=DRAIN_S + 1.0,
+        mailbox=2 * plan.prefetch + 16,
+    )
