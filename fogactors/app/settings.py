@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from msgspec import Meta
 
 from fogactors.app.settings_load import load_tree, masked, wrong
+from fogactors.app.settings_tls import TlsSettings, tls_conflicts, with_tls
 from fogactors.app.settings_users import DEFAULT_USERS, UserSettings, find_user, user_conflicts, with_login
 from fogactors.messages import Reason
 from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S, longest_s
@@ -243,6 +244,7 @@ class Settings:
     node: NodeSettings = field(default_factory=NodeSettings)
     bus: BusSettings = BusSettings()
     coord: CoordSettings = CoordSettings()
+    tls: TlsSettings = field(default_factory=TlsSettings)
     tiers: tuple[TierSettings, ...] = DEFAULT_TIERS
     executor: ExecutorSettings = ExecutorSettings()
     tasks: TasksSettings = TasksSettings()
@@ -297,19 +299,21 @@ def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Sett
         # The first of the keys that somebody has set: a default is never the one to change.
         source = next((settings.source(key) for key in keys if settings.source(key) != "default"), "default")
         raise wrong(source, keys[0], text)
-    return _logged_in(settings)
+    return _with_whole_urls(settings)
 
 
-def _logged_in(settings: Settings) -> Settings:
-    """With the name and the password of `[node] user` in the URLs."""
+def _with_whole_urls(settings: Settings) -> Settings:
+    """With the name and the password of `[node] user` in the URLs, and over TLS where `[tls]` says so."""
     user = find_user(settings.users, settings.node.user)
-    if user is None:
-        return settings
+
+    def whole(url: str) -> str:
+        return with_tls(url if user is None else with_login(url, user), settings.tls)
+
     bus, coord = settings.bus, settings.coord
     return replace(
         settings,
-        bus=replace(bus, url=with_login(bus.url, user), management_url=with_login(bus.management_url, user)),
-        coord=replace(coord, url=with_login(coord.url, user)),
+        bus=replace(bus, url=whole(bus.url), management_url=whole(bus.management_url)),
+        coord=replace(coord, url=whole(coord.url)),
     )
 
 
@@ -346,6 +350,7 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{policy.retention_s} is more than [dlq] retention_s = {settings.dlq.retention_s}; that ends it sooner"
             )
             yield (f"dlq.{reason}.retention_s", "dlq.retention_s"), text
+    yield from tls_conflicts(settings.tls)
     yield from user_conflicts(settings.users, [tier.name for tier in settings.tiers], settings.node.user)
     budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
     if budget_s <= drain_s:

@@ -8,11 +8,12 @@ Limits are policies and not queue arguments, so that they can be tuned without d
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import httpx
 
@@ -128,8 +129,9 @@ class Difference:
 
 
 class Management:
-    """One client of the management API. `url`: `http://user:password@host:15672`. Methods raise `BusUnavailable`, and
-    `AccessRefused` for a wrong password or a missing permission."""
+    """One client of the management API. `url`: `http://user:password@host:15672`, or `https` and the options of TLS
+    that a broker's URL takes, `?cafile=/run/ca.pem`. Methods raise `BusUnavailable`, and `AccessRefused` for a wrong
+    password, a missing permission or a certificate that is not trusted."""
 
     def __init__(self, client: httpx.AsyncClient, user: str, vhost: str) -> None:
         self._client = client
@@ -143,8 +145,10 @@ class Management:
         """Raises `ConfigError` for what is no URL of it."""
         base, user, password = _parsed(url)
         # trust_env off: a proxy for the world outside is not the way to our own broker.
-        login = httpx.BasicAuth(user, password)
-        async with httpx.AsyncClient(base_url=base, auth=login, timeout=TIMEOUT_S, trust_env=False) as client:
+        login, trusted = httpx.BasicAuth(user, password), _trusted(url)
+        async with httpx.AsyncClient(
+            base_url=base, auth=login, timeout=TIMEOUT_S, trust_env=False, verify=trusted
+        ) as client:
             yield cls(client, user, vhost)
 
     async def apply_policies(self, topology: Topology) -> None:
@@ -188,6 +192,8 @@ class Management:
             answer = await self._client.request(method, path, json=json)
         except httpx.HTTPError as error:
             why = f"{type(error).__name__} {error}".strip()
+            if "CERTIFICATE_VERIFY_FAILED" in why:
+                raise AccessRefused(f"{where} shows a certificate that is not trusted: {why}") from error
             raise BusUnavailable(f"{where} cannot be reached: {why}; is [bus] management_url right?") from error
         text = answer.text.strip()[:200]
         if answer.status_code == 404 and method == "GET":
@@ -204,13 +210,28 @@ def _parsed(url: str) -> tuple[str, str, str]:
     """Base URL, user and password."""
     try:
         parts = urlsplit(url)
-        port = parts.port or 15672
+        port = parts.port or (15671 if parts.scheme == "https" else 15672)
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("[bus] management_url must be a URL such as http://user:password@host:15672")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}", unquote(parts.username or "guest"), unquote(parts.password or "guest")
+
+
+def _trusted(url: str) -> ssl.SSLContext | bool:
+    """What httpx takes as `verify`. Raises `ConfigError` for a file that cannot be used."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme != "https" or not options:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=options.get("cafile"))
+        if certificate := options.get("certfile"):
+            context.load_cert_chain(certificate, options.get("keyfile"))
+    except OSError as error:  # ssl.SSLError too
+        raise ConfigError(f"[bus] management_url: its TLS files cannot be used: {error}") from error
+    return context
 
 
 def _policy_differences(queue: Queue, policies: list[dict[str, Any]]) -> Iterator[Difference]:

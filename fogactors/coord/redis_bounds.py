@@ -27,6 +27,8 @@ def translated(what: str) -> Generator[None]:
     except (AuthenticationError, NoPermissionError) as error:
         raise CoordRefused(f"{what}: Redis refuses: {error}") from error
     except (RedisError, OSError) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise CoordRefused(f"{what}: Redis shows a certificate that is not trusted: {error}") from error
         if "NOPERM" in str(error) or "ACL failure" in str(error):  # inside a script it is a plain ResponseError
             raise CoordRefused(f"{what}: Redis refuses: {error}") from error
         raise CoordUnavailable(f"{what}: {type(error).__name__}: {error}") from error
