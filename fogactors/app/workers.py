@@ -71,6 +71,7 @@ def worker_tree(settings: Settings, modules: tuple[str, ...], config: str | None
         "FOGACTORS_BUS__URL": settings.bus.url,
         "FOGACTORS_COORD__URL": settings.coord.url,
         "FOGACTORS_LOG__LEVEL": settings.log.level,
+        "FOGACTORS_PROBE__PORT": "0",  # a port is for one process; these have a supervisor that looks after them
     }
     env = {**os.environ, **ours}
     for name in ours:

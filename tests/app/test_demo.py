@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -18,11 +19,12 @@ from fogactors.app.demo.ledger import Job, Ledger, Row
 from fogactors.app.demo.run import JobRun
 from fogactors.app.demo.work import Digest, compression, digest, tokens
 from fogactors.app.program import Program
-from fogactors.app.settings import Settings
+from fogactors.app.settings import ProbeSettings, Settings
+from fogactors.app.workers import worker_tree
 from fogactors.core import Events
 from fogactors.errors import ConfigError
 from fogactors.observe.board import Board
-from fogactors.roles import ROLES
+from fogactors.roles import WORK
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ async def test_kill_9_of_a_worker_process_loses_nothing(tmp_path):
 
     with anyio.fail_after(20):
         async with (
-            Program.start(Settings(), tuple(ROLES), events=events) as program,
+            Program.start(Settings(), WORK, events=events) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as group,
         ):
@@ -242,6 +244,13 @@ async def test_kill_9_of_a_worker_process_loses_nothing(tmp_path):
     assert board.crashed == 1
     assert (ledger.missing, ledger.failed, ledger.recorded) == (0, 0, 6)
     assert [(row.path, row.attempts) for row in rows if row.attempts > 1] == [("big.py", 2)]
+
+
+def test_worker_processes_answer_no_probes_on_the_port_of_the_one_that_started_them(monkeypatch):
+    monkeypatch.setenv("FOGACTORS_PROBE__PORT_FILE", "/nowhere")
+    for child in worker_tree(replace(Settings(), probe=ProbeSettings(port=9101)), (), None).children:
+        env = child.make()._env
+        assert (env["FOGACTORS_PROBE__PORT"], env.get("FOGACTORS_PROBE__PORT_FILE")) == ("0", None)
 
 
 def test_the_ledger_counts_from_the_files():
