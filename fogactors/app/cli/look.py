@@ -23,7 +23,7 @@ from fogactors.bus import MemoryBroker
 from fogactors.core import ChildSpec, Node, SupervisorSpec
 from fogactors.errors import ConfigError
 from fogactors.observe.trees import tree_live, tree_spec
-from fogactors.roles import ROLES, up_tree
+from fogactors.roles import ROLES, UP, up_tree
 
 __all__ = ["check", "tree"]
 
@@ -84,7 +84,7 @@ def tree(
         run_main(lambda: _live(settings, node, role, wait, json))
     # Only looked at: neither a broker nor a store is asked, whatever the URLs say.
     context = role_context(settings, Embedded(MemoryBroker()))
-    names = tuple(ROLES) if role is None else (role,)
+    names = UP if role is None else (role,)
     spec = up_tree(context, names, context.tiers.names)
     if json:
         print_json(_as_data(spec))
