@@ -138,8 +138,15 @@ class Node:
         return {each["name"] for each in nodes if each.get("running")}
 
     async def uptime_s(self) -> float:
-        found = await anyio.to_thread.run_sync(self.api, f"/nodes/{self.name}?columns=uptime")
-        return found["uptime"] / 1000
+        found: list[float] = []
+
+        async def said() -> bool:
+            node = await anyio.to_thread.run_sync(self.api, f"/nodes/{self.name}")
+            found[:] = [node["uptime"] / 1000] if node and "uptime" in node else []
+            return bool(found)  # a node that has just begun has no figures yet
+
+        await until(said, f"the uptime of {self.name}")
+        return found[0]
 
     async def replicas(self) -> dict[str, set[str]]:
         """Each quorum queue with the nodes on which a replica of it runs."""

@@ -202,6 +202,23 @@ async def test_one_that_was_to_join_and_became_a_cluster_of_its_own_is_ended_and
             assert not recorder.of(ClusterSettled)
 
 
+async def test_a_peer_must_say_so_too(tmp_path):
+    """A blank node with a known name is listed as running by the others, whatever it is itself; and the reverse."""
+    async with stage(tmp_path, A, B) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "kept").touch()
+        here.registered = {"other"}
+        here.says(A, f"{A} {B}", f"{A} {B}")
+        here.says(B, B, B)
+        async with running(here) as recorder:
+            await recorder.wait_for(BrokerStarted)
+            ended = await recorder.wait_for(ActorExited, path="node-sentinel/former", timeout=30)
+            assert f"{A} says that it runs in the cluster of {B}, which does not say so" in str(ended.exit.error)
+            assert not recorder.of(ClusterSettled)
+            here.says(B, f"{A} {B}", f"{A} {B}")
+            await recorder.wait_for(ClusterSettled, timeout=10)
+
+
 async def test_a_wait_is_bounded_and_says_for_what(tmp_path):
     async with stage(tmp_path, A, B, C, reach_tries=3) as here, running(here) as recorder:
         ended = await recorder.wait_for(ActorExited, path="node-sentinel/former")

@@ -47,6 +47,7 @@ PACE_S: Final = 1.0
 BOOT_PACE_S: Final = 2.0
 """Between two questions whether the broker is up yet, each of which costs the one that boots some processor time."""
 COMES_S: Final = 3.0
+DOUBTS: Final = 3
 BLANK_S: Final = 15.0
 """How long a node that said that it is blank is taken at its word."""
 AGAIN_S: Final = 5.0
@@ -73,6 +74,7 @@ class Former(Actor[Any]):
         self._peers: tuple[Peer, ...] = ()
         self._ended_at = float("-inf")
         self._own_status: Status | None = None
+        self._doubts = 0
 
     async def run(self) -> None:
         place_cookie(self._it.config)
@@ -126,7 +128,8 @@ class Former(Actor[Any]):
                 it.unsettle(why)
                 return it.config.reach_every_s
             case Ready(missing):
-                await self._settle(missing)
+                if not await self._settle(missing):
+                    return COMES_S
                 # One that boots is about to come: the cluster is to know of it soon, and not at the next slow look.
                 comes = missing and "up" in (await reach(missing, it.config.epmd_port)).values()
                 return COMES_S if comes else it.config.watch_s
@@ -252,17 +255,15 @@ class Former(Actor[Any]):
         self.ctx.emit(BrokerStarted(at=it.now(), broker=it.node, pid=it.server.pid or 0, start=it.server.starts))
         it.tell_changed()
 
-    async def _settle(self, missing: tuple[str, ...]) -> None:
-        """It is up, and says itself that it is a member. Somebody else must say so too, where there is one."""
+    async def _settle(self, missing: tuple[str, ...]) -> bool:
+        """It is up, and says itself that it is a member. Somebody else must say so too, where there is one; false: it
+        does not yet."""
         it, own = self._it, self._own_status
         if own is None:
-            return
+            return False
         changed = not it.settled or it.status != own
-        if changed:
-            for peer in sorted(own.running - {it.node})[:1]:
-                theirs = await it.ctl.status(peer)
-                if it.node not in theirs.running or theirs.members != own.members:
-                    raise NotFormed(f"{it.node} says that it runs in the cluster of {peer}, which does not say so yet")
+        if changed and not await self._a_peer_agrees(own):
+            return False
         if it.data.marked("growing"):
             await it.ctl.grow()
             it.data.unmark("growing")
@@ -271,6 +272,24 @@ class Former(Actor[Any]):
             members = tuple(sorted(own.members))
             self.ctx.emit(ClusterSettled(at=it.now(), broker=it.node, members=members, missing=missing))
             it.tell_changed()
+        return True
+
+    async def _a_peer_agrees(self, own: Status) -> bool:
+        """Where a member comes or goes they differ for a moment. Raises `NotFormed` when it takes longer."""
+        it = self._it
+        peer = min(own.running - {it.node}, default=None)
+        if peer is not None:
+            try:
+                theirs = await it.ctl.status(peer)
+            except CtlFailed:
+                theirs = None  # it has just gone, which our own node is about to see
+            if theirs is None or it.node not in theirs.running or theirs.members != own.members:
+                self._doubts += 1
+                if self._doubts > DOUBTS:
+                    raise NotFormed(f"{it.node} says that it runs in the cluster of {peer}, which does not say so")
+                return False
+        self._doubts = 0
+        return True
 
     def _wait(self, why: str, on: On) -> float:
         """How long to rest. Bounded: what waits for ever says nothing. Raises `NotFormed`, and the supervisor begins
