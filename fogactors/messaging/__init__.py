@@ -5,8 +5,9 @@ from fogactors.messaging.embedded import embedded_broker
 from fogactors.messaging.event import Event
 from fogactors.messaging.events import EVENT_RETRY, EventBus, Subscription
 from fogactors.messaging.facts import EventDeadLettered, EventGroupFull, EventRetried
-from fogactors.messaging.rpc import RequestDropped, RequestFailed, RPCServer
+from fogactors.messaging.rpc import RPCServer
 from fogactors.messaging.rpc_client import RPCClient
+from fogactors.messaging.rpc_serving import RequestDropped, RequestFailed
 from fogactors.messaging.session import Session
 from fogactors.messaging.subscriber import EventStats
 

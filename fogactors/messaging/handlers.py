@@ -35,7 +35,11 @@ class Handler:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.name = getattr(fn, "__qualname__", repr(fn))
-        called = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004 - an object that is callable
+        called: Any = fn
+        while isinstance(called, partial):
+            called = cast("partial[Any]", called).func
+        if not inspect.isroutine(called):
+            called = getattr(called, "__call__", called)  # noqa: B004 - an object that is callable
         self.is_async = inspect.iscoroutinefunction(called)
         self._fn = fn
         try:

@@ -44,7 +44,7 @@ from fogactors.errors import (
 from fogactors.messages import RpcReply, RpcRequest
 from fogactors.messaging.context import causation_id, correlation_id
 from fogactors.messaging.handlers import BAD_VALUE
-from fogactors.messaging.rpc import REPLY_PREFIX, check_service, service_queue
+from fogactors.messaging.rpc_serving import REPLY_PREFIX, check_service, service_queue
 from fogactors.messaging.session import Session
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RPC
@@ -204,14 +204,17 @@ class _Table:
                 call.end(NoSuchService(f"call of {service}: nobody serves it: {missing}; start a server for it"))
             call.look_at = at + LOOK_AGAIN_S
 
+    def open_line(self, session: Session) -> _Line | None:
+        return self._line if session.bus.is_open else None
+
     async def line(self, session: Session) -> _Line:
         """The caller bounds the wait."""
-        while self._line is None or not session.bus.is_open:
+        while (line := self.open_line(session)) is None:
             if self._line is None:
                 await self._opened.wait()
             else:  # the link has not told us yet
                 await session.bus.wait_open()
-        return self._line
+        return line
 
 
 class RPCClient:
@@ -283,18 +286,22 @@ class RPCClient:
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a finite number of seconds above 0, not {timeout!r}")
         check_service(service)
-        session, began = self.session, anyio.current_time()
+        session = self.session
+        clock, timers = session.actors.clock, session.actors.timers
+        deadline = clock() + timeout
         try:
             args = Raw(msgspec.json.encode(request))
         except BAD_VALUE as error:
             raise WireError(f"call of {service}: the request has no JSON form: {error}") from error
-        line = await self._known(service, began + timeout)
+        line = self._table.open_line(session)
+        if line is None or service not in line.known:
+            line = await self._known(service, deadline)
         id = f"{self._token}-{next(self._numbers):x}"  # noqa: A001
-        left = max(began + timeout - anyio.current_time(), 0.001)
+        left = max(deadline - clock(), 0.001)
         message = _message(id, service, args, left, line.key)
-        waiter, timers = session.actors.new_waiter(), session.actors.timers
-        bucket = timers.expire_at(began + timeout, waiter)
-        call = self._table.calls[id] = _Call(service, waiter, anyio.current_time() + LOOK_AFTER_S)
+        waiter = session.actors.new_waiter()
+        bucket = timers.expire_at(deadline, waiter)
+        call = self._table.calls[id] = _Call(service, waiter, clock() + LOOK_AFTER_S)
         try:
             try:
                 await session.publish(RPC, service, message, timeout=left)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +18,7 @@ import pytest
 from msgspec import Raw
 
 from fogactors.bus import Message
+from fogactors.core import ActorExited
 from fogactors.errors import (
     ActorError,
     BusUnavailable,
@@ -37,7 +40,7 @@ from fogactors.messaging import (
     correlated,
     correlation_id,
 )
-from fogactors.messaging.rpc import service_queue
+from fogactors.messaging.rpc_serving import service_queue
 from fogactors.testing import EventRecorder
 from fogactors.wire import Binding, Queue, Topology
 from fogactors.wire.codec import encode
@@ -128,6 +131,14 @@ async def test_an_answer_comes_with_the_types_that_were_asked_for(open_place: Op
         found = await client.call(shapes.service, Rectangle(1.0), returns=Rectangle)
         assert found == Rectangle(2.0, 4.0)
         assert await client.call(shapes.service, {"width": 1}) == {"width": 2.0, "height": 4.0}
+
+
+async def test_a_part_of_a_function_is_one(open_place: OpenPlace):
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with open_place() as place, RPCClient(place.url) as client, serving(place, partial(add, b=10)) as server:
+        assert await client.call(server.service, {"a": 5}) == 15
 
 
 async def test_null_is_an_answer(open_place: OpenPlace):
@@ -245,6 +256,59 @@ async def test_the_servers_exception_arrives_with_its_type_and_text(open_place: 
             await client.call(server.service, 7)
         assert (caught.value.type, caught.value.detail) == ("LookupError", "nothing at 7")
         await recorder.wait_for(RequestFailed, service=server.service)
+
+
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+async def test_whatever_a_handler_does_its_caller_hears_of_it_and_the_server_goes_on(open_place: OpenPlace):
+    async def misbehave(request: str) -> str:
+        match request:
+            case "surrogate":
+                raise ValueError("\udc80")
+            case "unsayable":
+                raise Unsayable
+            case "exit":
+                raise SystemExit(3)
+            case "stray cancel":
+                raise asyncio.CancelledError
+            case _:
+                return request
+
+    def in_a_thread(request: str) -> str:
+        if request == "exit":
+            raise SystemExit(3)
+        return request
+
+    expected = {
+        "surrogate": ("ValueError", "\\udc80"),
+        "unsayable": ("Unsayable", "its text cannot be made: RuntimeError"),
+        "exit": ("SystemExit", "3"),
+        "stray cancel": (
+            "StrayCancellation",
+            "A library cancelled the actor's task from inside; nobody had asked for it.",
+        ),
+    }
+    async with (
+        open_place() as place,
+        RPCClient(place.url) as client,
+        serving(place, misbehave) as server,
+        serving(place, in_a_thread) as threaded,
+    ):
+        recorder = EventRecorder(server.session.events)
+        for request, (kind, text) in expected.items():
+            with pytest.raises(RemoteError) as caught:
+                await client.call(server.service, request)
+            assert (caught.value.type, caught.value.detail) == (kind, text)
+        with pytest.raises(RemoteError, match="SystemExit: 3"):
+            await client.call(threaded.service, "exit")
+        assert await client.call(server.service, "fine") == "fine"
+        assert await client.call(threaded.service, "fine") == "fine"
+        assert not recorder.of(ActorExited)
+        settled = server.session.bus.stats
+        await eventually(lambda: settled.settled == len(expected) + 1, "all were acked")
 
 
 @pytest.mark.parametrize(
@@ -595,7 +659,7 @@ async def test_bytes_that_are_no_request_are_answered_where_the_properties_say(o
         await eventually(answered, "the sender was told")
 
 
-@pytest.mark.parametrize("service", ["", "reply.x", "a b", "ä", "x" * 201, ".a"])
+@pytest.mark.parametrize("service", ["", "reply.x", "a b", "ä", "x" * 201, ".a", "direct"])
 async def test_what_cannot_be_a_name_is_refused(service: str):
     with pytest.raises(ConfigError, match="cannot be a service"):
         RPCServer("memory://", service)
