@@ -5,7 +5,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv demo check test test-full fmt bench services services-stop images clean
-.PHONY: secrets certs label
+.PHONY: secrets certs label up status rabbitmq redis scale logs down
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -70,6 +70,27 @@ certs: $(RUNTIME) ## Make a private CA and the servers' certificate, for TLS
 
 label: $(RUNTIME) ## Label the swarm's nodes, so that each broker stays with its volume
 	@$(PY) -m fogactors swarm label $(ARGS)
+
+up: $(RUNTIME) ## Deploy the stack of swarm/, and wait until it is up
+	@$(PY) -m fogactors swarm deploy $(ARGS)
+
+status: $(RUNTIME) ## Say which tasks of the stack run, and where
+	@$(PY) -m fogactors swarm status $(ARGS)
+
+rabbitmq: $(RUNTIME) ## Say whether the brokers' cluster is whole
+	@$(PY) -m fogactors swarm rabbitmq $(ARGS)
+
+redis: $(RUNTIME) ## Say whether Redis answers
+	@$(PY) -m fogactors swarm redis $(ARGS)
+
+scale: $(RUNTIME) ## Run more executors of a tier, e.g. make scale ARGS="fog-node-1=3"
+	@$(PY) -m fogactors swarm scale $(ARGS)
+
+logs: $(RUNTIME) ## Print what the stack's containers write, e.g. make logs ARGS="redis --follow"
+	@$(PY) -m fogactors swarm logs $(ARGS)
+
+down: $(RUNTIME) ## Stop the stack; its volumes are kept
+	@$(PY) -m fogactors swarm down $(ARGS)
 
 venv: $(DEV) ## Create the environment in .venv, with the development tools
 

@@ -8,8 +8,8 @@ from fogactors.app.cli import app
 
 NO_DATA = {"run", "up", "demo"}
 """They run until they are stopped, and show what happens; `demo` writes its results to a file of JSON lines."""
-OWN_FORMAT = {"topology export", "dlq export", "access redis-acl"}
-"""What they print is JSON already, or a file in the format of another program."""
+OWN_FORMAT = {"topology export", "dlq export", "access redis-acl", "swarm logs"}
+"""What they print is JSON already, or in the format of another program."""
 
 
 def leaves(command, prefix=""):

@@ -78,8 +78,16 @@ class Docker:
         return [_json(line, words) for line in text.splitlines() if line.strip()]
 
     def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
-        """`kind`: `node`, `service` ...; all of the names must be there. Raises `DockerFailed`."""
-        return _json(self.run(kind, "inspect", *names), (kind, "inspect")) if names else []
+        """`kind`: `node`, `service`, `task` ...; all of the names must be there. Raises `DockerFailed`."""
+        return _json(self.run("inspect", "--type", kind, *names), ("inspect",)) if names else []
+
+    def attach(self, *words: str) -> int:
+        """Run it with our own terminal, for as long as it likes; its exit code. Raises `DockerFailed`."""
+        try:
+            with subprocess.Popen([self.program, *words], env=self.environment) as process:  # noqa: S603 - as in `run`
+                return process.wait()
+        except OSError as error:
+            raise DockerFailed(f"{self.program} cannot be run: {error.strerror}") from None
 
     def names(self, kind: str, *words: str) -> frozenset[str]:
         """The names of all secrets, services ... Raises `DockerFailed`."""

@@ -22,7 +22,7 @@ words = sys.argv[1:]
 rules = json.loads((folder / "rules.json").read_text())
 stdin = sys.stdin.buffer.read()
 seen = {{k: v for k, v in os.environ.items() if k.startswith(("FOG_", "MQ_", "REDIS_", "RABBITMQ_"))}}
-files = {{w: pathlib.Path(w).read_text() for b, w in zip(words, words[1:]) if b == "-c"}}
+files = {{w: pathlib.Path(w).read_text() for b, w in zip(words, words[1:]) if b == "-c" and words[0] == "stack"}}
 with (folder / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps([words, stdin.decode(errors="replace"), seen, files]) + "\\n")
 for number, (start, answers) in enumerate(rules):
@@ -90,7 +90,7 @@ def lines(*rows: Any) -> str:
 
 
 def node(name: str, *, manager: bool = False, labels: dict[str, str] | None = None, **changed: Any) -> dict[str, Any]:
-    """As `docker node inspect` has it. `changed`: engine, cpus, memory_mb, ready, reachable."""
+    """As `docker inspect` has it. `changed`: engine, cpus, memory_mb, ready, reachable."""
     what = {"engine": "27.3.1", "cpus": 4, "memory_mb": 8192, "ready": True, "reachable": True} | changed
     found: dict[str, Any] = {
         "ID": f"id-{name}",
@@ -109,8 +109,48 @@ def node(name: str, *, manager: bool = False, labels: dict[str, str] | None = No
 
 def on_nodes(client: ScriptedClient, *found: dict[str, Any]) -> None:
     client.on("node ls", "".join(f"{each['ID']}\n" for each in found))
-    client.on("node inspect", list(found))
+    client.on("inspect --type node", list(found))
 
 
 def path_with(client: ScriptedClient) -> str:
     return f"{client.folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def service(name: str, *, image: str = "fogactors:1", replicas: int = 1, **changed: Any) -> dict[str, Any]:
+    """As `docker inspect` has it. `changed`: update (its state), secrets (file to name)."""
+    mounted = [{"File": {"Name": key}, "SecretName": name} for key, name in changed.get("secrets", {}).items()]
+    found: dict[str, Any] = {
+        "ID": f"id-{name}",
+        "Spec": {
+            "Name": f"fog_{name}",
+            "Mode": {"Replicated": {"Replicas": replicas}},
+            "TaskTemplate": {"ContainerSpec": {"Image": image, "Secrets": mounted}, "ForceUpdate": 0},
+        },
+    }
+    if "update" in changed:
+        found["UpdateStatus"] = {"State": changed["update"]}
+    return found
+
+
+def task(of: dict[str, Any], state: str = "running", *, image: str | None = None, err: str = "", at: str = "1") -> Any:
+    """One of the service, on the node `m1`; `image`: where it still has another."""
+    template = of["Spec"]["TaskTemplate"]
+    container = template["ContainerSpec"] | ({"Image": image} if image else {})
+    return {
+        "ID": f"task-{of['ID']}-{state}-{at}",
+        "ServiceID": of["ID"],
+        "NodeID": "id-m1",
+        "DesiredState": "running" if state == "running" else "shutdown",
+        "Status": {"State": state, "Timestamp": at, **({"Err": err} if err else {})},
+        "Spec": {**template, "ContainerSpec": container},
+    }
+
+
+def on_services(client: ScriptedClient, *looks: tuple[list[dict[str, Any]], list[Any]]) -> None:
+    """Each look at the stack finds the next pair of services and tasks; the last one stays."""
+    client.on("service ls", *("".join(f"{each['Spec']['Name']}\n" for each in found) for found, _ in looks))
+    # Nobody asks further where there is nothing.
+    client.on("inspect --type service", *(found for found, _ in looks if found))
+    client.on("stack ps", *("".join(f"{each['ID']}\n" for each in tasks) for found, tasks in looks if found))
+    client.on("inspect --type task", *(tasks for _, tasks in looks if tasks))
+    client.on("node ls", lines({"ID": "id-m1", "Hostname": "m1"}))

@@ -14,6 +14,13 @@ _COMMANDS: Final = {
     "secrets": "prepare:secrets",
     "certs": "prepare:certs",
     "label": "prepare:label",
+    "deploy": "operate:deploy",
+    "status": "operate:status",
+    "scale": "operate:scale",
+    "logs": "operate:logs",
+    "down": "operate:down",
+    "rabbitmq": "inside:rabbitmq",
+    "redis": "inside:redis",
 }
 
 swarm = typer.Typer(

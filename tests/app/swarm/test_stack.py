@@ -1,0 +1,96 @@
+"""swarm/stack.yml as the commands read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fogactors.app.swarm.env import PASSWORDS
+from fogactors.app.swarm.secrets import CERTIFICATES
+from fogactors.app.swarm.stack import OVERRIDES, read_stack, switched_on
+from fogactors.errors import ConfigError
+
+FILE = Path(__file__).parents[3] / "swarm" / "stack.yml"
+
+
+def test_what_the_stack_needs_is_read_from_it():
+    stack = read_stack(FILE, {})
+    assert stack.brokers == ["rabbitmq1", "rabbitmq2", "rabbitmq3"]
+    assert stack.scalable == ["fog-node-1", "fog-node-2", "fog-node-3"]
+    assert {port for ports in stack.ports.values() for port in ports} >= {15672, 15673, 15674}
+    assert stack.constraint("rabbitmq1") == "node.labels.manager-master == true"
+    assert stack.constraint("fog-node-3") == "node.labels.fog == 3"
+    assert stack.memory_mb("fog-node-2") == 768
+
+
+@pytest.mark.parametrize("switch", ["", *OVERRIDES])
+def test_every_secret_that_the_files_name_is_made(switch):
+    if switch and not (FILE.parent / OVERRIDES[switch]).exists():
+        pytest.skip(f"no {OVERRIDES[switch]}")
+    keys = set(read_stack(FILE, {switch: "on"} if switch else {}).secrets)
+    assert keys <= {*PASSWORDS.values(), *CERTIFICATES}
+    if not switch:
+        assert keys == set(PASSWORDS.values())
+
+
+def test_switches_add_their_files():
+    assert [path.name for path in read_stack(FILE, {"FOG_NETWORK_ENCRYPTED": "on"}).files] == [
+        "stack.yml",
+        "encrypted.yml",
+    ]
+    assert [switched_on({"X": value}, "X") for value in ("on", "TRUE", "1", "off", "no", "0")] == [True] * 3 + [
+        False
+    ] * 3
+    with pytest.raises(ConfigError, match="FOG_TLS: expected on or off, got 'maybe'"):
+        read_stack(FILE, {"FOG_TLS": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (None, "No such file or directory; run this in a clone"),
+        ("a: [", "no YAML: while parsing"),
+        ("x", "no stack file"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, text, wrong):
+    if text is not None:
+        (tmp_path / "stack.yml").write_text(text)
+    with pytest.raises(ConfigError, match=wrong):
+        read_stack(tmp_path / "stack.yml", {})
+
+
+def test_the_hash_follows_the_configuration_files(tmp_path):
+    for name in ("a.conf", "b.conf"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "swarm").mkdir()
+    file = tmp_path / "swarm" / "stack.yml"
+    file.write_text("services: {}\nconfigs: {a: {file: ../a.conf}, b: {file: ../b.conf}, c: {external: true}}\n")
+    stack = read_stack(file, {})
+    first = stack.config_hash()
+    assert len(first) == 8
+    assert stack.config_hash() == first
+    (tmp_path / "b.conf").write_text("changed")
+    assert stack.config_hash() != first
+    (tmp_path / "b.conf").unlink()
+    with pytest.raises(ConfigError, match=r"b\.conf: No such file or directory; .*stack\.yml names it"):
+        stack.config_hash()
+
+
+def test_files_with_one_service_hold_what_it_had_and_find_their_configs(tmp_path):
+    stack = read_stack(FILE, {"FOG_NETWORK_ENCRYPTED": "on"})
+    first, second = (json.loads(path.read_text()) for path in stack.only(["rabbitmq2"], tmp_path))
+    whole = yaml.safe_load(FILE.read_text())
+    assert first["services"] == {"rabbitmq2": whole["services"]["rabbitmq2"]}
+    assert {key: first[key] for key in ("version", "networks", "volumes", "secrets")} == {
+        key: whole[key] for key in ("version", "networks", "volumes", "secrets")
+    }
+    assert not any(key.startswith("x-") for key in first)
+    for config in first["configs"].values():
+        assert Path(config["file"]).is_absolute()
+        assert Path(config["file"]).exists()
+    assert second["services"] == {}
+    assert second["networks"]["fog-network"]["driver_opts"] == {"encrypted": "true"}
