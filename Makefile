@@ -71,6 +71,9 @@ certs: $(RUNTIME) ## Make a private CA and the servers' certificate, for TLS
 label: $(RUNTIME) ## Label the swarm's nodes, so that each broker stays with its volume
 	@$(PY) -m fogactors swarm label $(ARGS)
 
+doctor: $(RUNTIME) ## Check the swarm before a deploy: labels, engines, CPU, memory, disk, ports
+	@$(PY) -m fogactors swarm doctor $(ARGS)
+
 up: $(RUNTIME) ## Deploy the stack of swarm/, and wait until it is up
 	@$(PY) -m fogactors swarm deploy $(ARGS)
 
@@ -88,6 +91,12 @@ scale: $(RUNTIME) ## Run more executors of a tier, e.g. make scale ARGS="fog-nod
 
 logs: $(RUNTIME) ## Print what the stack's containers write, e.g. make logs ARGS="redis --follow"
 	@$(PY) -m fogactors swarm logs $(ARGS)
+
+backup: $(RUNTIME) ## Copy Redis' data and the broker's definitions to backups/
+	@$(PY) -m fogactors swarm backup $(ARGS)
+
+restore: $(RUNTIME) ## Bring a copy back, e.g. make restore ARGS="backups/20260101T000000Z --yes"
+	@$(PY) -m fogactors swarm restore $(ARGS)
 
 down: $(RUNTIME) ## Stop the stack; its volumes are kept
 	@$(PY) -m fogactors swarm down $(ARGS)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fogactors.app.settings import Settings
+from fogactors.app.check import check
+from fogactors.app.settings import Settings, load
 from fogactors.app.settings_users import DEFAULT_USERS
 from tests.images.test_conf import IMAGES, rabbitmq_conf
 
@@ -165,3 +166,45 @@ def test_an_image_has_no_root_and_takes_any_base(image):
     assert instructions["FROM"] == "${BASE}"
     assert "HEALTHCHECK" in instructions
     assert "org.opencontainers.image.title" in instructions["LABEL"]
+
+
+def expanded(value: str, tmp_path: Path) -> str:
+    """As docker does it when nobody sets a variable; secrets lie elsewhere."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value).replace("/run/secrets", str(tmp_path))
+
+
+def environment_of(name: str, tmp_path: Path, *, tls: bool) -> dict[str, str]:
+    image = {"rabbitmq": "rabbitmq", "redis": "redis"}.get(name.rstrip("123"), "fogactors")
+    dockerfile = (IMAGES / image / "Dockerfile").read_text()
+    found = dict(re.findall(r"\b(FOGACTORS_\w+)=(\S+)", dockerfile)) | SERVICES[name]["environment"]
+    if tls:
+        found |= TLS["services"][name]["environment"]
+    return {key: expanded(value, tmp_path) for key, value in found.items()}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_settings_of_each_service_are_taken(name, tls, tmp_path, monkeypatch):
+    services = [SERVICES[name], *([TLS["services"][name]] if tls else [])]
+    for secret in {each for service in services for each in secret_names(service)}:
+        (tmp_path / secret).write_text(f"content-of-{secret}\n")
+    monkeypatch.setattr("socket.gethostname", lambda: SERVICES[name]["hostname"].replace("{{.Task.Slot}}", "1"))
+    settings = load(SWARM.parent / "actors.toml", environment_of(name, tmp_path, tls=tls), default_ok=False)
+    assert [finding for finding in check(settings) if finding.level == "error"] == []
+    if name in ROLE_OF or name in BROKERS:
+        user = settings.node.user
+        login = f"{user}:content-of-{user}_password@"
+        assert settings.bus.url.startswith(f"{'amqps' if tls else 'amqp'}://{login}")
+        assert settings.coord.url.startswith(f"{'rediss' if tls else 'redis'}://{login}redis:6379/0")
+        assert settings.probe.port == 9101  # that the image's health check asks
+    if name in ROLE_OF:
+        assert settings.shutdown.budget_s < float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    if name in BROKERS:
+        assert f"rabbit@{settings.cluster.node}" == f"rabbit@{name}"
+        assert settings.cluster.nodes == tuple(BROKERS)
+        assert settings.cluster.cookie_file == str(tmp_path / "erlang_cookie")
+        grace_s = float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+        assert settings.cluster.stop_budget_s <= grace_s
+    if name == "metrics-sink":
+        assert settings.metrics.host != "127.0.0.1"
+        assert settings.metrics.port == SERVICES[name]["ports"][0]["target"]

@@ -14,6 +14,7 @@ _COMMANDS: Final = {
     "secrets": "prepare:secrets",
     "certs": "prepare:certs",
     "label": "prepare:label",
+    "doctor": "doctor:doctor",
     "deploy": "operate:deploy",
     "status": "operate:status",
     "scale": "operate:scale",
@@ -21,6 +22,8 @@ _COMMANDS: Final = {
     "down": "operate:down",
     "rabbitmq": "inside:rabbitmq",
     "redis": "inside:redis",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
 }
 
 swarm = typer.Typer(
