@@ -70,9 +70,16 @@ class Ctl:
         """Take `member`, which is stopped, out of the cluster of `via`. Cannot be taken back."""
         await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member, timeout=LONG_S)
 
-    async def grow(self) -> None:
-        """A replica of each quorum queue on our node. Idempotent."""
+    async def grow(self, vhost: str) -> None:
+        """A replica of each quorum queue, and of each stream of `vhost`, on our node. Idempotent."""
         await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S)
+        listed = await self.run(
+            "rabbitmqctl", "-q", "list_queues", "-p", vhost, "name", "type", "members", "--formatter", "json"
+        )
+        for queue in _json(listed):
+            if queue["type"] == "stream" and self._node not in (queue.get("members") or ()):
+                # Streams are not grown with the others, and one that lacks a replica holds up the stop of every node.
+                await self.run("rabbitmq-streams", "-q", "add_replica", queue["name"], self._node, "--vhost", vhost)
 
     async def rebalance(self) -> None:
         await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=LONG_S)

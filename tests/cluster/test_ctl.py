@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -63,6 +64,24 @@ async def test_which_queues_need_this_node(tmp_path):
     assert await ctl(tmp_path, "exit 0").critical() == ""
     with pytest.raises(CtlFailed):
         await ctl(tmp_path, f'echo "{DOWN}"; exit 69').critical()
+
+
+async def test_streams_that_lack_a_replica_get_one(tmp_path):
+    queues = [
+        {"name": "tasks.normal", "type": "quorum", "members": ["rabbit@b"]},
+        {"name": "dlq.parked", "type": "stream", "members": ["rabbit@b", "rabbit@c"]},
+        {"name": "mine", "type": "stream", "members": ["rabbit@a", "rabbit@b"]},
+    ]
+    (tmp_path / "answer").write_text(json.dumps(queues))
+    calls = tmp_path / "calls"
+    tool = ctl(tmp_path, f'echo "$@" >> {calls}; case "$*" in *list_queues*) cat {tmp_path}/answer;; esac')
+
+    await tool.grow("/fog")
+
+    assert [line for line in calls.read_text().splitlines() if "list_queues" not in line] == [
+        "rabbitmq-queues -q grow rabbit@a all",
+        "rabbitmq-streams -q add_replica dlq.parked rabbit@a --vhost /fog",
+    ]
 
 
 async def test_what_is_no_json_is_an_error_that_shows_it(tmp_path):

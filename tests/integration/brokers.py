@@ -149,9 +149,9 @@ class Node:
         return found[0]
 
     async def replicas(self) -> dict[str, set[str]]:
-        """Each quorum queue with the nodes on which a replica of it runs."""
+        """Each quorum queue and each stream with the nodes on which a replica of it runs."""
         queues = await anyio.to_thread.run_sync(self.api, "/queues/%2Ffog?enable_queue_totals=false") or []
-        return {each["name"]: set(each.get("online") or ()) for each in queues if each.get("type") == "quorum"}
+        return {each["name"]: set(each.get("online") or ()) for each in queues if each.get("type") != "classic"}
 
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FOGACTORS_", "RABBITMQ"))}
@@ -262,7 +262,7 @@ class Brokers:
             if not lacks:
                 replicas = await self.nodes[0].replicas()
                 lacks[:] = [f"{queue} is on {on}" for queue, on in replicas.items() if on != names]
-                lacks.extend(["no tasks.normal"] if "tasks.normal" not in replicas else [])
+                lacks.extend(f"no {name}" for name in ("tasks.normal", "dlq.parked") if name not in replicas)
             return not lacks
 
         with anyio.move_on_after(timeout):

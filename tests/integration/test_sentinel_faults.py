@@ -26,6 +26,7 @@ from fogactors.core import (
 from fogactors.roles import node_sentinel
 from fogactors.roles.sentinel.state import ClusterSettled, StopTurn
 from fogactors.testing import EventRecorder
+from fogactors.testing.kit import eventually
 from tests.integration.brokers import Brokers
 
 pytestmark = pytest.mark.services
@@ -43,8 +44,9 @@ class Bombs:
     def __init__(self) -> None:
         self._fuses: dict[str, anyio.Event] = {}
 
-    def throw(self, path: str) -> None:
-        self._fuses[path].set()
+    async def throw(self, path: str) -> None:
+        await eventually(lambda: path in self._fuses, f"{path} at work", timeout=30.0)
+        self._fuses.pop(path).set()
 
     def lay(self, spec: ChildSpec | SupervisorSpec) -> Any:
         """The same tree, with a bomb in each worker."""
@@ -81,6 +83,8 @@ class Bombs:
 
                 tasks.start_soon(explode)
                 tasks.start_soon(work)
+            if self._fuses.get(actor.ctx.path) is fuse:
+                del self._fuses[actor.ctx.path]  # it ended by itself
             if raised:
                 raise raised[0]
 
@@ -117,7 +121,7 @@ async def _raise_everywhere(brokers: Brokers) -> None:
             for path in paths:
                 for _ in range(RAISES):
                     recorder.clear()
-                    bombs.throw(path)
+                    await bombs.throw(path)
                     await recorder.wait_for(
                         ActorExited, path=path, where=lambda event: isinstance(event.exit.error, Bomb), timeout=30
                     )

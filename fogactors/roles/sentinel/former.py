@@ -264,14 +264,15 @@ class Former(Actor[Any]):
         changed = not it.settled or it.status != own
         if changed and not await self._a_peer_agrees(own):
             return False
-        if it.data.marked("growing"):
-            await it.ctl.grow()
-            it.data.unmark("growing")
         it.settled, it.came_up, it.status, it.why = True, True, own, None
         if changed:
             members = tuple(sorted(own.members))
             self.ctx.emit(ClusterSettled(at=it.now(), broker=it.node, members=members, missing=missing))
             it.tell_changed()
+        if it.data.marked("growing"):  # after a failure it is done again: it hinders nobody meanwhile
+            [vhost] = it.definitions(False)["vhosts"]
+            await it.ctl.grow(vhost["name"])
+            it.data.unmark("growing")
         return True
 
     async def _a_peer_agrees(self, own: Status) -> bool:
