@@ -256,7 +256,7 @@ def _policy_differences(queue: Queue, policies: list[dict[str, Any]]) -> Iterato
 
 
 def _applies(policy: dict[str, Any], queue: Queue) -> bool:
-    kind = "streams" if queue.type == "stream" else "quorum_queues"
+    kind = {"stream": "streams", "quorum": "quorum_queues", "classic": "classic_queues"}[queue.type]
     try:
         return policy["apply-to"] in ("all", "queues", kind) and re.search(policy["pattern"], queue.name) is not None
     except re.error:  # the broker's expressions know a little more than ours

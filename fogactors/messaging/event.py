@@ -96,7 +96,7 @@ class EventHandler:
         self.name = getattr(fn, "__qualname__", repr(fn))
         called = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004 - an object that is callable
         self._fn = fn
-        self._is_async = inspect.iscoroutinefunction(called)
+        self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)  # a partial, an object
         self._timeout_s = timeout_s
         # Threads of its own, so that handlers that block wait for no one but each other.
         self._threads = anyio.CapacityLimiter(threads)
@@ -130,8 +130,11 @@ class EventHandler:
         with anyio.move_on_after(self._timeout_s) as scope:
             if self._is_async:
                 await cast("Awaitable[Any]", self._fn(event))
-            else:
-                await anyio.to_thread.run_sync(partial(self._fn, event), abandon_on_cancel=True, limiter=self._threads)
+                return
+            call = partial(self._fn, event)
+            left = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+            if inspect.isawaitable(left):  # a lambda around an async function
+                await left
         if scope.cancelled_caught:
             raise TimeLimitExceeded(f"{self.name} ran longer than {self._timeout_s:g} s")
 

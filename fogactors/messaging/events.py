@@ -139,6 +139,9 @@ class EventBus:
         """Raises `BusUnavailable`, `AccessRefused`, `ConfigError`, and `TopologyMismatch` when there is no such
         exchange."""
         async with AsyncExitStack() as stack:
+            self._coord = self._make_coord()
+            if self._coord is not None:
+                stack.push_async_callback(_close, self._coord)
             session = await stack.enter_async_context(
                 Session.open(
                     self._url,
@@ -152,9 +155,6 @@ class EventBus:
                 session.events.subscribe(log_fact)
             if await session.bus.check(Topology(exchanges=(Exchange(self.exchange, "topic"),))):
                 raise TopologyMismatch(f"there is no exchange {self.exchange}; run `fogactors topology apply`")
-            self._coord = self._make_coord()
-            if self._coord is not None:
-                stack.push_async_callback(_close, self._coord)
             self._open = session
             self._stack = stack.pop_all()
         return self
@@ -162,10 +162,12 @@ class EventBus:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
-        """Handlers that run come to their end, for up to 10 s."""
-        self._open = None
-        self._subscriptions.clear()
-        return await self._stack.__aexit__(exc_type, exc, tb)
+        """Handlers that run come to their end, for up to 10 s; they can still publish."""
+        try:
+            return await self._stack.__aexit__(exc_type, exc, tb)
+        finally:
+            self._open = None
+            self._subscriptions.clear()
 
     @property
     def session(self) -> Session:

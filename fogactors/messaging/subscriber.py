@@ -16,6 +16,8 @@ what is given up is dropped.
 from __future__ import annotations
 
 import math
+import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +40,7 @@ from fogactors.tasks.deadletter import publish_letter, unreadable
 from fogactors.tasks.failures import brief, error_info
 from fogactors.tasks.retry import Retry, RetryPolicy, Skip, next_delay, step_for
 from fogactors.wire.codec import amend, decode
-from fogactors.wire.topology import DLX, RETRY_STEPS_S, Topology, retry_exchange
+from fogactors.wire.topology import DLX, LIVE_PREFIX, RETRY_STEPS_S, Topology, retry_exchange
 
 __all__ = ["EventStats", "Plan", "Subscriber", "child"]
 
@@ -49,6 +51,8 @@ CRASH_LIMIT: Final = 10
 DRAIN_S: Final = 10.0
 """For handlers to come to their end when the subscription stops."""
 CLOSE_S: Final = 3.0
+REFUSED_S: Final = 5.0
+"""The longest pause before a retry or a dead letter that the broker refuses is offered again."""
 
 
 @dataclass(slots=True)
@@ -119,7 +123,9 @@ class Subscriber(Actor[Any]):
         if plan.queue:
             await self._bus.declare(plan.topology)
         else:
-            self._queue = await self._bus.open_exclusive("", plan.exclusive)
+            # Of a family with a bound, or a slow listener could fill the broker's memory.
+            name = f"{LIVE_PREFIX}{secrets.token_hex(8)}"
+            self._queue = await self._bus.open_exclusive(name, plan.exclusive)
         self._consumer = await self._bus.consume(
             self._queue, self._take, prefetch=plan.prefetch, on_lost=lambda reason: self._put(_Lost(reason))
         )
@@ -197,7 +203,7 @@ class Subscriber(Actor[Any]):
                     for _ in range(self._plan.concurrency):
                         self._slots.release()
         except BusError:
-            pass  # the broker took neither a retry nor a dead letter: unsettled, so it comes again
+            pass  # the connection is gone, and what is unsettled comes again
         finally:
             self._working -= 1
             self._idle.set()
@@ -247,13 +253,13 @@ class Subscriber(Actor[Any]):
         if self._plan.queue:  # else it was acked when it came
             await delivery.ack()
 
-    async def _call(self, event: Event[Any]) -> Exception | None:
+    async def _call(self, event: Event[Any]) -> BaseException | None:
         try:
             with correlated(event.correlation_id or event.event_id, event.event_id):
                 await self._plan.handler.run(event)
         except Skip:
             return None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # exit() in a handler is not the end of the program
             return error
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() == -math.inf:
@@ -261,7 +267,7 @@ class Subscriber(Actor[Any]):
             return StrayCancellation("its handler was cancelled by something that it had started")
         return None
 
-    async def _failed(self, delivery: Delivery, wire: WireEvent, error: Exception) -> None:
+    async def _failed(self, delivery: Delivery, wire: WireEvent, error: BaseException) -> None:
         policy, asked_s = self._plan.retry, error.delay if isinstance(error, Retry) else None
         rng = self.ctx.system.rng
         wait_s = next_delay(policy, wire.attempt, rng, retryable=policy.retries(error), asked_s=asked_s)
@@ -284,7 +290,8 @@ class Subscriber(Actor[Any]):
         message = Message(
             body, type=delivery.type, content_type=delivery.content_type, correlation_id=wire.correlation_id
         )
-        await self._bus.publish(retry_exchange(step), self._queue, message, timeout=self._plan.publish_timeout_s)
+        timeout = self._plan.publish_timeout_s
+        await self._taken(lambda: self._bus.publish(retry_exchange(step), self._queue, message, timeout=timeout))
         stats = self._plan.stats
         stats.retries_until = max(stats.retries_until, anyio.current_time() + step)
         await delivery.ack()
@@ -320,7 +327,8 @@ class Subscriber(Actor[Any]):
     async def _park(self, delivery: Delivery, letter: DeadLetter, event_id: str, event_type: str, error: str) -> None:
         kept = bool(self._plan.queue)
         if kept:
-            await publish_letter(self._bus, DLX, letter, timeout=self._plan.publish_timeout_s)
+            timeout = self._plan.publish_timeout_s
+            await self._taken(lambda: publish_letter(self._bus, DLX, letter, timeout=timeout))
             self._plan.stats.dead_lettered += 1
         else:
             self._plan.stats.abandoned += 1
@@ -337,6 +345,19 @@ class Subscriber(Actor[Any]):
             )
         )
         await self._done(delivery)
+
+    async def _taken(self, publish: Callable[[], Awaitable[None]]) -> None:
+        """Until the broker takes it. Not handed back instead: that counts as a crash, and would call the handler again
+        for nothing. Raises `BusError` when the connection is gone, which is when the event is delivered again."""
+        wait_s = 0.1
+        while True:
+            try:
+                return await publish()
+            except BusError:
+                if not self._bus.is_open:
+                    raise
+            await anyio.sleep(wait_s)
+            wait_s = min(2 * wait_s, REFUSED_S)
 
     def _facts(self, wire: WireEvent) -> dict[str, Any]:
         return {

@@ -40,6 +40,7 @@ __all__ = [
     "TASK_DELIVERY_LIMIT",
     "EVENTS_MAX_LENGTH",
     "EVENTS_PREFIX",
+    "LIVE_PREFIX",
     "RPC_PREFIX",
     "Binding",
     "Exchange",
@@ -78,6 +79,8 @@ TASK_DELIVERY_LIMIT: Final = 3
 
 EVENTS_PREFIX: Final = "events."
 """What the name of a queue of events begins with: `events.<group>.<pattern>`."""
+LIVE_PREFIX: Final = "live.events."
+"""And of a queue of somebody who listens for as long as he is connected."""
 EVENTS_MAX_LENGTH: Final = 100_000
 """Events that wait for a group, by default. It drops its oldest then: a slow group must not stop who publishes."""
 
@@ -85,7 +88,8 @@ RPC_PREFIX: Final = "rpc."
 """What the name of a queue of requests begins with: `rpc.<service>`."""
 
 ExchangeType = Literal["direct", "topic", "fanout"]
-QueueType = Literal["quorum", "stream"]
+QueueType = Literal["quorum", "stream", "classic"]
+"""`classic`: those of one connection alone; no other is declared."""
 
 _TASK_PREFIX: Final = "tasks."
 _DUE_PREFIX: Final = "due."
@@ -136,15 +140,18 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Family:
     """Queues that are made while the system runs, by whoever needs them: all whose names begin with `prefix`. Only
-    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family."""
+    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family.
+    `exclusive`: they are queues of one connection each. The broker applies a policy to a queue only if its type knows
+    every setting in it, and theirs knows no delivery limit."""
 
     prefix: str
     policy: Policy
+    exclusive: bool = False
 
     @property
     def queue(self) -> Queue:
         """Any of them, by a name that stands for all."""
-        return Queue(f"{self.prefix}*", policy=self.policy)
+        return Queue(f"{self.prefix}*", "classic" if self.exclusive else "quorum", self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,9 @@ class Topology:
         problems = [
             *(f"exchange {name!r} is there twice" for name in _twice(each.name for each in self.exchanges)),
             *(f"queue {name!r} is there twice" for name in _twice(each.name for each in self.queues)),
+        ]
+        problems += [
+            f"queue {each.name!r} is classic; declare it as quorum" for each in self.queues if each.type == "classic"
         ]
         for binding in self.bindings:
             if binding.exchange not in exchanges:
@@ -296,6 +306,7 @@ def fog_topology(
     )
     families = (
         Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),
+        Family(LIVE_PREFIX, Policy(max_length=events_max_length, overflow="drop-head"), exclusive=True),
         # Gone a minute after its last server, so that a service that was given up is one that does not exist.
         Family(RPC_PREFIX, Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)),
     )

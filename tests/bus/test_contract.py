@@ -6,12 +6,15 @@ Only what is true of all of them is asserted: limits of queues are soft, counts 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 import pytest
 
 from fogactors.bus import Bus, Message
 from fogactors.errors import MessageTooLarge, QueueMissing, Unroutable
 from fogactors.wire import Binding, Exchange, Policy, Queue, Topology
+from fogactors.wire.topology import Family
 
 from .conftest import OpenWorld
 from .support import Inbox, Names, bodies, eventually, send, work
@@ -134,6 +137,33 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(open_world: Op
             await bus.publish(n("x"), "k", message)
         assert caught.value.unsent is message
         assert (await bus.inspect(n("q"))).ready == 1
+
+
+async def test_a_queue_of_a_family_has_its_policy_whoever_makes_it(open_world: OpenWorld, n: Names):
+    async with open_world() as world:
+        bus = await world.client()
+        few = Policy(max_length=2, overflow="drop-head")
+        names = (n("f.durable"), n("other"))
+        await bus.declare(
+            Topology(
+                (Exchange(n("x"), "topic"),),
+                tuple(Queue(name) for name in names),
+                tuple(Binding(n("x"), "#", name) for name in names),
+                (Family(n("f."), few), Family(n("mine."), few, exclusive=True)),
+            )
+        )
+        mine = await bus.open_exclusive(n("mine.a"), ((n("x"), "#"),))
+        await send(bus, n, *(b"%d" % number for number in range(20)))
+
+        async def ready(name: str) -> int:
+            return (await bus.inspect(name)).ready
+
+        await eventually(lambda: _both_few(ready, names[0], mine))
+        assert await ready(names[1]) == 20
+
+
+async def _both_few(ready: Callable[[str], Awaitable[int]], *names: str) -> bool:
+    return max([await ready(name) for name in names]) <= 3
 
 
 # -- consuming and settling

@@ -14,14 +14,13 @@ from fogactors.errors import (
     BusError,
     BusUnavailable,
     QueueFull,
-    QueueMissing,
     TopologyMismatch,
     Unroutable,
 )
 from fogactors.wire import Binding, Exchange, Policy, Queue, Topology
-from fogactors.wire.topology import Family, due_queue
+from fogactors.wire.topology import due_queue
 
-from .support import Inbox, bodies, client, queue, virtually
+from .support import Inbox, bodies, client, queue
 
 # -- exact limits and orders
 
@@ -324,44 +323,3 @@ async def test_a_consumer_we_cancelled_is_not_told_of_the_lost_connection():
         await (await bus.consume("q", Inbox(), prefetch=1, on_lost=reasons.append)).cancel()
         broker.kill_connection(bus.name)
         assert reasons == []
-
-
-# -- families of queues
-
-
-@pytest.mark.asyncio
-async def test_a_queue_of_a_family_has_its_policy_unless_it_has_one_of_its_own():
-    async with MemoryBroker() as broker:
-        few = Family("f.", Policy(max_length=2, overflow="drop-head"))
-        broker.declare(Topology(exchanges=(Exchange("x", "topic"),), families=(few,)))
-        bus = MemoryBus(broker)
-        await bus.open()
-        own = Queue("f.own", policy=Policy(max_length=3, overflow="drop-head"))
-        queues = (Queue("f.a"), own, Queue("other"))
-        await bus.declare(Topology(queues=queues, bindings=tuple(Binding("x", "#", each.name) for each in queues)))
-        for _ in range(4):
-            await bus.publish("x", "k", Message(b""))
-        assert [(await bus.inspect(each.name)).ready for each in queues] == [2, 3, 4]
-
-
-# -- queues that go when nobody uses them
-
-
-def test_a_queue_that_expires_goes_with_what_is_in_it_after_its_last_consumer():
-    async def main():
-        async with client(queue(Policy(expires_ms=60_000))) as (broker, bus):
-            consumer = await bus.consume("q", Inbox(), prefetch=1)
-            await anyio.sleep(300)
-            await consumer.close()
-            await bus.publish("x", "k", Message(b"1"))
-            await anyio.sleep(59)
-            broker.declare(queue(Policy(expires_ms=60_000)))  # as whoever comes to serve it does: anew from here
-            await anyio.sleep(59)
-            assert (await bus.inspect("q")).ready == 1
-            await anyio.sleep(2)
-            with pytest.raises(QueueMissing):
-                await bus.inspect("q")
-            with pytest.raises(Unroutable):
-                await bus.publish("x", "k", Message(b"2"))
-
-    virtually(main)

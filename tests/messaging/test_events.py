@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -192,16 +193,39 @@ async def test_a_plain_function_runs_in_a_thread_and_holds_up_nobody(open_place:
         assert threads[0] != threading.get_ident()
 
 
+async def test_whatever_can_be_called_with_an_event_is_a_handler():
+    async with EventBus(f"memory://{word()}", source="shop") as bus:
+        got = Got()
+
+        async def named(name: str, event: Event[Any]) -> None:
+            got.add(name)
+
+        class Counts:
+            async def __call__(self, event: Event[int]) -> None:
+                got.add(event.data)
+
+        await bus.subscribe("a.partial", partial(named, "partial"))
+        await bus.subscribe("a.lambda", lambda event: named("lambda", event))
+        await bus.subscribe("a.object", Counts())
+        for name in ("partial", "lambda", "object"):
+            await bus.publish(f"a.{name}", 7)
+        await got.wait(3)
+        assert set(got.all) == {"partial", "lambda", 7}
+
+
 async def test_one_at_a_time_in_order_or_several_at_once(open_place: OpenPlace):
     async with open_place() as place, bus_at(place) as bus:
         s, got = word(), Got()
         running, most = {"one": 0, "many": 0}, {"one": 0, "many": 0}
+        five = anyio.Event()
 
         def handler(name: str) -> Any:
             async def handle(event: Event[int]) -> None:
                 running[name] += 1
                 most[name] = max(most[name], running[name])
-                await anyio.sleep(0.01)
+                if running["many"] == 5:
+                    five.set()
+                await (five.wait() if name == "many" else anyio.sleep(0.01))
                 running[name] -= 1
                 got.add((name, event.data))
 

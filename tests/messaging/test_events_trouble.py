@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from fogactors.bus import Delivery, Message
 from fogactors.core import ActorExited, ActorStarted, ActorSystem, Events
 from fogactors.errors import BusUnavailable
 from fogactors.messages import DeadLetter
-from fogactors.messaging import Event, EventBus, EventDeadLettered, EventGroupFull, EventRetried
+from fogactors.messaging import Event, EventBus, EventDeadLettered, EventGroupFull, EventRetried, embedded_broker
 from fogactors.messaging.facts import log_fact
 from fogactors.tasks.replay import replay_of
 from fogactors.testing import EventRecorder
@@ -157,20 +158,25 @@ async def test_a_handler_that_takes_too_long_is_ended_and_counts_as_failed(open_
 
 
 @pytest.mark.asyncio
-async def test_a_handler_that_something_cancels_from_inside_has_failed(open_place: OpenPlace):
+async def test_a_handler_that_something_cancels_from_inside_or_that_exits_has_failed(open_place: OpenPlace):
     async with open_place() as place, bus_at(place) as (bus, recorder):
         s, got = word(), Got()
 
         async def handle(event: Event[Any]) -> None:
             if event.data == "stray":
                 raise anyio.get_cancelled_exc_class()
+            if event.data == "exit":
+                sys.exit("bye")
             got.add(event)
 
         await bus.subscribe(f"{s}.#", handle, group="a", retry=RetryPolicy(attempts=1))
         await bus.publish(f"{s}.one", "stray")
+        await bus.publish(f"{s}.one", "exit")
         await bus.publish(f"{s}.one", "good")
         await got.wait(1)
-        assert "StrayCancellation" in recorder.of(EventDeadLettered)[0].error
+        stray, left = recorder.of(EventDeadLettered)
+        assert "StrayCancellation" in stray.error
+        assert left.error == "SystemExit: bye"
 
 
 @pytest.mark.asyncio
@@ -234,6 +240,27 @@ async def test_forgetting_a_group_waits_for_its_retries(open_place: OpenPlace):
         await bus.publish(f"{s}.two")
         await got.wait(1)
         assert [event.event_type for event in got.all] == [f"{s}.two"]
+
+
+@pytest.mark.asyncio
+async def test_a_broker_that_refuses_a_retry_is_asked_again_and_the_handler_is_not():
+    url = f"memory://{word()}"
+    refusing = embedded_broker(url).faults
+    async with EventBus(url, source="shop", events=Events()) as bus:
+        got = Got()
+
+        async def fails(event: Event[Any]) -> None:
+            got.add(event.attempt)
+            raise ValueError("no luck")
+
+        refusing.refuse("retry.1", times=3)
+        refusing.refuse("dlx", times=3)
+        subscription = await bus.subscribe("shop.#", fails, group="a", retry=TWICE)
+        await bus.publish("shop.order.paid")
+        await eventually(lambda: subscription.stats.dead_lettered == 1, "it is given up")
+        assert got.all == [1, 2]
+        assert (await bus.session.bus.inspect(DLQ)).ready == 1
+        assert (await bus.session.bus.inspect(subscription.queue)).ready == 0
 
 
 # -- the connection
@@ -321,14 +348,17 @@ async def test_a_queue_that_somebody_deletes_is_made_again(open_place: OpenPlace
 async def test_on_leaving_what_has_begun_ends_and_the_rest_goes_back(open_place: OpenPlace):
     async with open_place() as place:
         s, got, began, go = word(), Got(), anyio.Event(), anyio.Event()
+        opened = list[EventBus]()
 
         async def slow(event: Event[Any]) -> None:
             began.set()
             await go.wait()
+            await opened[0].publish(f"{s[::-1]}.done")  # the connection is still there
             got.add(event.data)
 
         async def leave() -> None:
             async with bus_at(place) as (bus, _):
+                opened.append(bus)
                 actors = bus.session.actors
                 await bus.subscribe(f"{s}.#", slow, group="a")
                 for number in range(3):

@@ -108,13 +108,14 @@ def test_bindings_are_the_table():
 
 
 def test_the_family_of_event_queues_drops_its_oldest():
-    events, _ = fog_topology(events_max_length=7).families
+    events, live, _ = fog_topology(events_max_length=7).families
+    assert (live.prefix, live.policy, live.queue.type) == ("live.events.", events.policy, "classic")
     assert (events.prefix, events.policy) == ("events.", Policy(max_length=7, overflow="drop-head"))
     assert not any(each.name.startswith(events.prefix) for each in fog_topology().queues)
 
 
 def test_the_family_of_request_queues_goes_with_its_servers_and_refuses_what_is_too_much():
-    _, requests = fog_topology().families
+    *_, requests = fog_topology().families
     policy = Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)
     assert (requests.prefix, requests.policy) == ("rpc.", policy)
 
@@ -204,6 +205,7 @@ FULL = Policy(overflow="reject-publish", dead_letter_exchange="dlx", dead_letter
         ),
         (Topology(queues=(Queue("q", policy=Policy(delivery_limit=0)),)), "discards silently"),
         (Topology(families=(Family("q.", Policy(delivery_limit=0)),)), r"q\.\*': a delivery limit"),
+        (Topology(queues=(Queue("q", "classic"),)), "'q' is classic"),
         (Topology(families=(Family("events.", Policy()),)), "family 'events.' is there twice"),
         (Topology(queues=(Queue("q", policy=Policy(dead_letter_exchange="gone")),)), "'gone' is unknown"),
     ],

@@ -310,7 +310,7 @@ class MemoryBroker:
             return MemoryStream(queue.name, queue.policy, pump=self._pump, timers=self._timers)
         return MemoryQueue(
             queue.name,
-            self._policy(queue) if owner is None else Policy(),
+            self._policy(queue),
             pump=self._pump,
             timers=self._timers,
             faults=self.faults,
