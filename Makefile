@@ -5,7 +5,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv demo check test test-full fmt bench services services-stop images clean
-.PHONY: secrets certs label up status rabbitmq redis scale logs down
+.PHONY: secrets certs label up update status rabbitmq redis scale logs down
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -76,6 +76,9 @@ doctor: $(RUNTIME) ## Check the swarm before a deploy: labels, engines, CPU, mem
 
 up: $(RUNTIME) ## Deploy the stack of swarm/, and wait until it is up
 	@$(PY) -m fogactors swarm deploy $(ARGS)
+
+update: $(RUNTIME) ## Bring a change to the stack: one broker at a time, and all of them serve
+	@$(PY) -m fogactors swarm update $(ARGS)
 
 status: $(RUNTIME) ## Say which tasks of the stack run, and where
 	@$(PY) -m fogactors swarm status $(ARGS)

@@ -15,7 +15,7 @@ from fogactors.app.swarm.docker import Docker, DockerFailed
 from fogactors.app.swarm.env import LOGINS, PASSWORDS, PREFIX
 from fogactors.app.swarm.secrets import CERTIFICATES, cookie_in_use, create, of_certs, of_values, variable
 from fogactors.app.swarm.services import NAMESPACE, replicas_of, service_names
-from fogactors.app.swarm.stack import Stack
+from fogactors.app.swarm.stack import Stack, switched_on
 from fogactors.errors import ConfigError
 
 __all__ = ["Deployment", "deploy", "down", "prepare", "scale"]
@@ -62,6 +62,8 @@ def prepare(docker: Docker, name: str, stack: Stack, values: Mapping[str, str], 
     variables = {key: value for key, value in passed.items() if key not in PASSWORDS}
     variables |= {variable(key): secret for key, secret in names.items()}
     variables["FOG_CONFIG_HASH"] = stack.config_hash()
+    if switched_on(values, "FOG_TLS"):
+        variables.setdefault("FOG_MANAGEMENT_PORT", "15671")
     return Deployment(name, stack, variables, tuple(made), _scaled(name, stack, there))
 
 

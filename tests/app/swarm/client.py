@@ -25,8 +25,8 @@ seen = {{k: v for k, v in os.environ.items() if k.startswith(("FOG_", "MQ_", "RE
 files = {{w: pathlib.Path(w).read_text() for b, w in zip(words, words[1:]) if b == "-c" and words[0] == "stack"}}
 with (folder / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps([words, stdin.decode(errors="replace"), seen, files]) + "\\n")
-for number, (start, answers) in enumerate(rules):
-    if words[: len(start)] == start:
+for number, (start, has, answers) in enumerate(rules):
+    if words[: len(start)] == start and (not has or has in words):
         counter = folder / f"count.{{number}}"
         at = int(counter.read_text()) if counter.exists() else 0
         counter.write_text(str(at + 1))
@@ -53,20 +53,20 @@ class ScriptedClient:
         self.program = folder / "docker"
         self.program.write_text(SCRIPT.format(python=sys.executable, folder=str(folder)))
         self.program.chmod(0o755)
-        self._rules: list[tuple[list[str], list[dict[str, Any]]]] = []
+        self._rules: list[tuple[list[str], str, list[dict[str, Any]]]] = []
         self._write()
 
-    def on(self, start: str, *outputs: Any, err: str = "", code: int = 0) -> None:
-        """Answer calls that begin with these words; what is no text is written as JSON. A later rule for the same words
-        takes the place of the earlier one."""
+    def on(self, start: str, *outputs: Any, err: str = "", code: int = 0, has: str = "") -> None:
+        """Answer calls that begin with these words, and `has` among them; what is no text is written as JSON. A
+        later rule for the same words takes the place of the earlier one."""
         answers = [
             {"out": each if isinstance(each, str) else json.dumps(each), "err": err, "code": code}
             for each in outputs or ("",)
         ]
         words = start.split()
-        self._rules = [rule for rule in self._rules if rule[0] != words]
-        self._rules.append((words, answers))
-        self._rules.sort(key=lambda rule: -len(rule[0]))
+        self._rules = [rule for rule in self._rules if rule[:2] != (words, has)]
+        self._rules.append((words, has, answers))
+        self._rules.sort(key=lambda rule: (-len(rule[0]), not rule[1]))
         for counter in self.folder.glob("count.*"):
             counter.unlink()
         self._write()

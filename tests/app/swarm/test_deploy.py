@@ -114,6 +114,7 @@ def test_deploy_with_tls_needs_the_certificates(fog, client, env, monkeypatch, t
         "fog_tls_key",
     ]
     (call,) = client.calls("stack deploy")
+    assert call.environment["FOG_MANAGEMENT_PORT"] == "15671"
     assert [word for word in call.words if word.endswith(".yml")] == [
         str(tmp_path / "stack.yml"),
         str(tmp_path / "tls.yml"),

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "label": "prepare:label",
     "doctor": "doctor:doctor",
     "deploy": "operate:deploy",
+    "update": "update:update",
     "status": "operate:status",
     "scale": "operate:scale",
     "logs": "operate:logs",
