@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+from functools import partial
 from typing import Final, Literal
 
 import anyio
+import anyio.to_thread
 
 __all__ = ["has_node"]
 
@@ -21,7 +23,10 @@ async def has_node(node: str, port: int, timeout: float = 2.0) -> Literal["unres
     name, _, host = node.partition("@")
     try:
         with anyio.fail_after(timeout):
-            addresses = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # In a thread that may be left alone: a resolver takes longer than we wait, and its error is nobody's then.
+            addresses = await anyio.to_thread.run_sync(
+                partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM), abandon_on_cancel=True
+            )
     except (OSError, TimeoutError, UnicodeError):  # a resolver that does not answer knows the name no better
         return "unresolved"
     try:
