@@ -119,7 +119,8 @@ class Remote:
         there is no broker before this program brings it up, so it is not waited for.
 
         Raises `BusUnavailable` when there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set
-        meanwhile, `AccessRefused`, `CoordRefused`, and `TopologyMismatch` for what is not there.
+        meanwhile, `CoordRefused`, and, when it is still so after `setup_wait_s`, `AccessRefused` and `TopologyMismatch`
+        for what is not there.
         """
         refusal: FogError | None = None
         async with anyio.create_task_group() as waiting:
@@ -176,26 +177,34 @@ class Remote:
 
 async def _await_broker(settings: Settings, wanted: Topology) -> None:
     """Wait for it, and see that it has what we need."""
-    bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/boot")
     backoff, tries = Backoff(first_s=0.2, max_s=2.0, jitter=0.2), 0
-    deadline = anyio.current_time() + settings.bus.boot_wait_s
+    began = anyio.current_time()
+    deadline, set_up = began + settings.bus.boot_wait_s, began + settings.bus.setup_wait_s
     while True:
+        bus = AmqpBus(settings.bus.url, name=f"{settings.node.name}/boot")
         try:
             await bus.open(timeout=max(1.0, min(5.0, deadline - anyio.current_time())))
-            break
+            await _see_topology(bus, wanted)
+            return
         except BusUnavailable as error:
             if anyio.current_time() >= deadline:
                 text = f"{broker_error(error)} (waited {settings.bus.boot_wait_s:g} s: [bus] boot_wait_s)"
                 raise BusUnavailable(text) from error
-        except AccessRefused as error:
-            raise broker_error(error) from error
+        except AccessRefused as error:  # a user that is not there yet is refused as one with a wrong password is
+            if anyio.current_time() >= set_up:
+                raise broker_error(error) from error
+        except _NotThereYet:
+            if anyio.current_time() >= set_up:
+                raise
+        finally:
+            with anyio.move_on_after(3.0, shield=True):
+                await bus.close()
         await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
         tries += 1
-    try:
-        await _see_topology(bus, wanted)
-    finally:
-        with anyio.move_on_after(3.0, shield=True):
-            await bus.close()
+
+
+class _NotThereYet(TopologyMismatch):
+    """Missing, and not different: somebody may be about to make it."""
 
 
 async def _see_topology(bus: Bus, wanted: Topology) -> None:
@@ -203,7 +212,7 @@ async def _see_topology(bus: Bus, wanted: Topology) -> None:
     missing = await bus.check(wanted)
     if missing:
         more = f" (and {len(missing) - 1} more; `fogactors topology diff` lists them)" if len(missing) > 1 else ""
-        raise TopologyMismatch(f"{missing[0]}{more}; run `fogactors topology apply`")
+        raise _NotThereYet(f"{missing[0]}{more}; run `fogactors topology apply`")
     try:
         # All of it is there, so this creates nothing; but it is compared, which a passive declare is not. A role that
         # went on would lose its limits on a classic queue, and meet a stream with a refusal at each restart.

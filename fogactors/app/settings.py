@@ -64,6 +64,7 @@ class BusSettings:
     url: str = "memory://"
     management_url: str = ""
     boot_wait_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 10.0
+    setup_wait_s: Annotated[float, Meta(ge=0, le=YEAR_S)] = 0.0
     reconnect_max_s: Seconds = 0.25
     publish_timeout_s: Seconds = 10.0
     consumer_timeout_s: Annotated[float, Meta(gt=SETTLE_MARGIN_S, le=YEAR_S)] = CONSUMER_TIMEOUT_S
