@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fogactors.app.swarm.hosts import HostFacts
 from fogactors.app.swarm.nodes import SwarmNode
+from fogactors.app.swarm.stack import Stack
 
-__all__ = ["ENGINE", "Finding", "Need", "examine", "places_of"]
+__all__ = ["ENGINE", "Finding", "Need", "examine", "needs_of", "places_of"]
 
 ENGINE: Final = (20, 10)
 """The oldest Docker Engine: it has jobs, and configs and secrets with templates."""
@@ -44,6 +45,25 @@ class Need:
     ports: tuple[int, ...] = ()
     pinned: bool = False
     broker: bool = False
+
+
+def needs_of(stack: Stack) -> list[Need]:
+    """What each service of the files needs."""
+    found: list[Need] = []
+    for service, described in stack.services.items():
+        volumes: list[dict[str, Any]] = described.get("volumes") or []
+        constraints = stack.constraint(service)
+        found.append(
+            Need(
+                service=service,
+                constraints=tuple(constraints.split(" and ")) if constraints else (),
+                memory_mb=stack.memory_mb(service),
+                ports=tuple(stack.ports.get(service, ())),
+                pinned=any(each["type"] == "volume" for each in volumes),
+                broker=service in stack.brokers,
+            )
+        )
+    return found
 
 
 def places_of(need: Need, nodes: Iterable[SwarmNode]) -> list[SwarmNode]:

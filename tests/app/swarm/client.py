@@ -108,7 +108,7 @@ def node(name: str, *, manager: bool = False, labels: dict[str, str] | None = No
 
 
 def on_nodes(client: ScriptedClient, *found: dict[str, Any]) -> None:
-    client.on("node ls", "".join(f"{each['ID']}\n" for each in found))
+    client.on("node ls --quiet", "".join(f"{each['ID']}\n" for each in found))
     client.on("inspect --type node", list(found))
 
 
@@ -144,6 +144,18 @@ def task(of: dict[str, Any], state: str = "running", *, image: str | None = None
         "Status": {"State": state, "Timestamp": at, **({"Err": err} if err else {})},
         "Spec": {**template, "ContainerSpec": container},
     }
+
+
+def on_five(client: ScriptedClient) -> None:
+    """A swarm that can carry the stack."""
+    on_nodes(
+        client,
+        node("m1", manager=True, labels={"manager-master": "true"}),
+        node("m2", manager=True, labels={"manager-rep1": "true"}),
+        node("m3", manager=True, labels={"manager-rep2": "true"}),
+        node("w1", labels={"worker1": "true", "fog": "1"}),
+        node("w2", labels={"worker2": "true", "fog": "3"}),
+    )
 
 
 def on_services(client: ScriptedClient, *looks: tuple[list[dict[str, Any]], list[Any]]) -> None:

@@ -12,7 +12,7 @@ from fogactors.app.swarm.docker import Docker, DockerFailed
 from fogactors.app.swarm.env import PASSWORDS, generated, read_env
 from fogactors.app.swarm.services import look, wait_whole
 from fogactors.app.swarm.stack import read_stack
-from tests.app.swarm.client import on_services, service, task
+from tests.app.swarm.client import node, on_five, on_nodes, on_services, service, task
 
 ROOT = Path(__file__).parents[3]
 STACK = str(ROOT / "swarm" / "stack.yml")
@@ -42,6 +42,7 @@ def empty_swarm(client) -> None:
     client.on("secret ls", "")
     client.on("secret create", "id\n")
     client.on("stack deploy", "Creating network fog-network\n")
+    on_five(client)
 
 
 def test_deploy_makes_secrets_and_hands_docker_the_files_and_variables_but_no_password(fog, client, env):
@@ -61,6 +62,30 @@ def test_deploy_makes_secrets_and_hands_docker_the_files_and_variables_but_no_pa
     assert len(call.environment["FOG_CONFIG_HASH"]) == 8
     shown = [out, err, *(word for call in client.calls() for word in call.words), *call.environment.values()]
     assert not any(value in text for value in env.values() for text in shown)
+
+
+def test_a_first_deploy_on_nodes_that_cannot_carry_it_is_refused(fog, client, env):
+    empty_swarm(client)
+    on_nodes(client, node("m1", manager=True, labels={"manager-master": "true"}, engine="19.3.1"))
+    on_services(client, ([], []))
+    code, _, err = fog("swarm", "deploy", "--file", STACK)
+    assert code == 2
+    assert err == (
+        "fogactors: m1 has Docker Engine 19.3.1; 20.10 or newer is needed (and 5 more; see `fogactors swarm doctor`); "
+        "--no-doctor deploys all the same\n"
+    )
+    assert client.calls("secret create") == client.calls("stack deploy") == []
+    on_services(client, ([], []), whole(*NAMES))
+    assert fog("swarm", "deploy", "--file", STACK, "--no-doctor")[0] == 0
+
+
+def test_a_host_that_is_down_does_not_keep_a_change_from_the_others(fog, client, env):
+    empty_swarm(client)
+    on_nodes(client, node("m1", manager=True, ready=False))
+    on_services(client, whole(*NAMES))
+    code, _, err = fog("swarm", "deploy", "--file", STACK)
+    assert code == 0
+    assert err.startswith("error: m1 takes no tasks: it is down, drained or paused\n")
 
 
 def test_deploy_adds_passwords_that_the_file_lacks(fog, client):
@@ -186,7 +211,8 @@ def test_status_says_what_is_wrong_and_exits_1(fog, client):
     on_services(client, ([broken], [task(broken, "rejected", err="no suitable node")]))
     code, out, _ = fog("swarm", "status")
     assert code == 1
-    assert "no suitable node" in out
+    assert out.splitlines()[1].split() == ["redis", "0/1", "starting", "fogactors:1"]
+    assert out.splitlines()[2] == "redis: no suitable node"
     on_services(client, ([], []))
     code, _, err = fog("swarm", "status")
     assert (code, err) == (2, "fogactors: there is no stack 'fog'; `fogactors swarm deploy` makes it\n")

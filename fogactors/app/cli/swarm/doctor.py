@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fogactors.app.cli.common import Json, print_json
 from fogactors.app.cli.swarm.shared import EnvFile, StackFile, StackName, docker, say
 from fogactors.app.swarm.docker import Docker, DockerFailed
-from fogactors.app.swarm.doctor import Finding, Need, examine
+from fogactors.app.swarm.doctor import Finding, Need, examine, needs_of
 from fogactors.app.swarm.env import PASSWORDS, read_env, values_of, warnings
 from fogactors.app.swarm.hosts import HostFacts, ask_hosts
 from fogactors.app.swarm.nodes import SwarmNode, nodes
-from fogactors.app.swarm.stack import Stack, read_stack
+from fogactors.app.swarm.stack import read_stack
 
 __all__ = ["doctor"]
 
@@ -34,7 +34,7 @@ def doctor(
     client = docker()
     values = values_of(read_env(env), os.environ)
     read = read_stack(file, values)
-    needs = [_need(read, service) for service in read.services]
+    needs = needs_of(read)
     found = nodes(client)
     running = client.names("service", "--filter", f"label=com.docker.stack.namespace={stack}")
     answers = _answers(client, found, needs, values) if hosts else None
@@ -53,19 +53,6 @@ def doctor(
         counts = f"{errors or 'no'} errors, {len(findings) - errors or 'no'} warnings"
         print(f"{len(found)} nodes, {len(needs)} services: {counts}")
     raise typer.Exit(1 if errors else 0)
-
-
-def _need(stack: Stack, service: str) -> Need:
-    volumes: list[dict[str, Any]] = stack.services[service].get("volumes") or []
-    constraints = stack.constraint(service)
-    return Need(
-        service=service,
-        constraints=tuple(constraints.split(" and ")) if constraints else (),
-        memory_mb=stack.memory_mb(service),
-        ports=tuple(stack.ports.get(service, ())),
-        pinned=any(each["type"] == "volume" for each in volumes),
-        broker=service in stack.brokers,
-    )
 
 
 def _answers(client: Docker, found: list[SwarmNode], needs: list[Need], values: dict[str, str]) -> dict[str, HostFacts]:

@@ -13,10 +13,12 @@ from fogactors.app.cli.common import Json, print_json
 from fogactors.app.cli.swarm.shared import Certs, EnvFile, StackFile, StackName, Wait, docker, say
 from fogactors.app.swarm import deploy as stacks
 from fogactors.app.swarm.docker import Docker
+from fogactors.app.swarm.doctor import examine, needs_of
 from fogactors.app.swarm.env import add_values, read_env, values_of, warnings
+from fogactors.app.swarm.nodes import nodes
 from fogactors.app.swarm.secrets import missing
 from fogactors.app.swarm.services import ServiceState, look, service_names, wait_whole
-from fogactors.app.swarm.stack import read_stack
+from fogactors.app.swarm.stack import Stack, read_stack
 from fogactors.errors import ConfigError
 from fogactors.observe.trees import plain_table
 
@@ -29,13 +31,16 @@ def deploy(
     certs: Certs = Path("certs"),
     stack: StackName = "fog",
     wait: Wait = 300.0,
+    doctor: Annotated[bool, typer.Option("--doctor/--no-doctor", help="Look at the nodes first.")] = True,
     json: Json = False,
 ) -> None:
     """Deploy the stack, or what has changed of it, and wait until all of it is up. Secrets are made of .env; passwords
     that it lacks are added. A changed broker image or configuration is better brought by `update`."""
     client = docker()
+    read = read_stack(file, values_of(read_env(env), os.environ))
+    if doctor:
+        _check_nodes(client, read, stack)
     values = with_passwords(client, env, stack)
-    read = read_stack(file, values)
     wanted = stacks.prepare(client, stack, read, values, certs)
     printed = stacks.deploy(client, wanted)
     if not json:
@@ -45,6 +50,18 @@ def deploy(
         print_json({"secrets_made": wanted.secrets, "services": states})
     else:
         print_states(states)
+
+
+def _check_nodes(client: Docker, read: Stack, stack: str) -> None:
+    """What `doctor` finds without a job on each host. An error ends a first deploy; of a stack that is there already it
+    is said, because a host that is down must not keep a change from the others. Raises `ConfigError`."""
+    findings = examine(nodes(client), needs_of(read))
+    errors = [f"{each.about} {each.text}" for each in findings if each.level == "error"]
+    if errors and not service_names(client, stack):
+        more = f" (and {len(errors) - 1} more; see `fogactors swarm doctor`)" if len(errors) > 1 else ""
+        raise ConfigError(f"{errors[0]}{more}; --no-doctor deploys all the same")
+    for each in findings:
+        say(f"{each.level}: {each.about} {each.text}")
 
 
 def with_passwords(client: Docker, env: Path, stack: str) -> dict[str, str]:
@@ -78,13 +95,15 @@ def _there(client: Docker, stack: str) -> list[ServiceState]:
 
 
 def print_states(states: list[ServiceState]) -> None:
-    table = plain_table("service", "tasks", "on", "image", "state")
+    """A row each, and what is wrong below, where it has room."""
+    table = plain_table("service", "tasks", "state", "on", "image")
     for each in states:
-        state = each.problem or (
-            each.update if each.update not in ("", "completed") else "" if each.whole else "starting"
-        )
-        table.add_row(each.name, f"{each.running}/{each.wanted}", ", ".join(each.hosts), each.image, state or "up")
+        state = "up" if each.whole else each.update if each.update not in ("", "completed") else "starting"
+        table.add_row(each.name, f"{each.running}/{each.wanted}", state, ", ".join(each.hosts), each.image)
     Console().print(table)
+    for each in states:
+        if each.problem:
+            print(f"{each.name}: {each.problem}")
 
 
 def scale(
