@@ -10,11 +10,16 @@ from typing import IO, Any, Final
 from fogactors.app.swarm.docker import Docker, DockerFailed
 from fogactors.errors import ConfigError
 
-__all__ = ["BrokerView", "broker_view", "container_of", "in_broker", "in_redis", "view_of"]
+__all__ = ["BROKER_FILE", "BrokerView", "broker_view", "container_of", "in_broker", "in_redis", "view_of"]
 
 _TOOL_S: Final = 60.0
 _BROKER: Final = 'HOME="${FOGACTORS_CLUSTER__DATA_DIR:-$HOME}" exec "$@"'
 """The cookie lies where the sentinel put it."""
+BROKER_FILE: Final = (
+    'file=$(mktemp) || exit 1; trap \'rm -f "$file"\' EXIT; cat >"$file" || exit 1; '
+    'HOME="${FOGACTORS_CLUSTER__DATA_DIR:-$HOME}" "$@" "$file" </dev/null'
+)
+"""Standard input becomes a file, the last word: with a pipe there the tools of 4.3 fail now and then."""
 _REDIS: Final = (
     'REDISCLI_AUTH=$(cat "$FOGACTORS_USERS__REDIS__PASSWORD_FILE") || exit 1; export REDISCLI_AUTH; '
     'exec redis-cli --user "${FOGACTORS_USERS__REDIS__LOGIN:-redis}" ${REDIS_CLI_OPTIONS:-} "$@"'
@@ -61,9 +66,12 @@ def container_of(docker: Docker, stack: str, services: Iterable[str]) -> str:
 def in_broker(
     docker: Docker, container: str, *words: str, timeout: float = _TOOL_S, stdin: IO[bytes] | None = None
 ) -> str:
-    """One of RabbitMQ's tools in it. Raises `DockerFailed`."""
-    interactive = ("-i",) if stdin is not None else ()
-    return docker.run("exec", *interactive, container, "sh", "-c", _BROKER, "sh", *words, stdin=stdin, timeout=timeout)
+    """One of RabbitMQ's tools in it. `stdin`: the content of a file, whose name it gets as its last word. Raises
+    `DockerFailed`."""
+    if stdin is None:
+        return docker.run("exec", container, "sh", "-c", _BROKER, "sh", *words, timeout=timeout)
+    program = ("sh", "-c", BROKER_FILE, "sh")
+    return docker.run("exec", "-i", container, *program, *words, stdin=stdin, timeout=timeout)
 
 
 def in_redis(docker: Docker, container: str, *words: str, timeout: float = _TOOL_S) -> str:

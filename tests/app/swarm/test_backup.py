@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio
 
 from fogactors.app.swarm.backup import EXPORT, IMPORT, PUT, without_users
+from fogactors.app.swarm.inside import BROKER_FILE
 from tests.services import RabbitMQ, RedisServer, ServiceFailed, ServiceUnavailable, skip_or_fail
 from tests.services.routes import HOME
 
@@ -247,7 +248,7 @@ async def test_a_real_broker_takes_back_what_is_missing_and_no_users(version):
         await broker.api("DELETE", mine)
         await broker.api("DELETE", "/api/users/gone")
         (broker.home / "copy.json").write_bytes(without_users(copy.encode()))
-        await broker.run_inside("sh", "-c", f'exec "$@" <{HOME}/copy.json', "sh", *IMPORT)
+        await broker.run_inside("sh", "-c", f'exec sh -c "$0" sh "$@" <{HOME}/copy.json', BROKER_FILE, *IMPORT)
         assert (await broker.api("GET", mine))["type"] == "quorum"
         with pytest.raises(ServiceFailed, match="404"):
             await broker.api("GET", "/api/users/gone")
