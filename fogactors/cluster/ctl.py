@@ -29,6 +29,7 @@ LONG_S: Final = 300.0
 """For what goes through all queues."""
 KILLED_S: Final = 5.0
 NAMED: Final = 5
+GROW_TRIES: Final = 5
 _QUEUE: Final = re.compile(r"(?:queue|stream) '([^']+)' in vhost")
 
 
@@ -71,15 +72,27 @@ class Ctl:
         await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member, timeout=LONG_S)
 
     async def grow(self, vhost: str) -> None:
-        """A replica of each quorum queue, and of each stream of `vhost`, on our node. Idempotent."""
-        await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S)
-        listed = await self.run(
-            "rabbitmqctl", "-q", "list_queues", "-p", vhost, "name", "type", "members", "--formatter", "json"
-        )
-        for queue in _json(listed):
-            if queue["type"] == "stream" and self._node not in (queue.get("members") or ()):
-                # Streams are not grown with the others, and one that lacks a replica holds up the stop of every node.
-                await self.run("rabbitmq-streams", "-q", "add_replica", queue["name"], self._node, "--vhost", vhost)
+        """A replica of each quorum queue, and of each stream of `vhost`, on our node. Idempotent. Raises `CtlFailed`,
+        also when some queue has none after all tries: the tool ends well whatever became of a single queue."""
+        lacking: dict[str, str] = {}
+        for _ in range(GROW_TRIES):
+            await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S)
+            lacking = await self._lacking(vhost)
+            for name, kind in lacking.items():
+                if kind == "stream":  # which are not grown with the others, and then hold up the stop of every node
+                    await self.run("rabbitmq-streams", "-q", "add_replica", name, self._node, "--vhost", vhost)
+            if not lacking:
+                return
+        raise CtlFailed(f"{', '.join(sorted(lacking)[:NAMED])}: no replica on {self._node} yet", "failed")
+
+    async def _lacking(self, vhost: str) -> dict[str, str]:
+        """The queues with replicas that have none on our node, and their types."""
+        words = ("-q", "list_queues", "-p", vhost, "name", "type", "members", "--formatter", "json")
+        return {
+            queue["name"]: queue["type"]
+            for queue in _json(await self.run("rabbitmqctl", *words))
+            if queue["type"] != "classic" and self._node not in (queue.get("members") or ())
+        }
 
     async def rebalance(self) -> None:
         await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=LONG_S)

@@ -66,22 +66,34 @@ async def test_which_queues_need_this_node(tmp_path):
         await ctl(tmp_path, f'echo "{DOWN}"; exit 69').critical()
 
 
-async def test_streams_that_lack_a_replica_get_one(tmp_path):
-    queues = [
+async def test_it_grows_until_each_queue_and_stream_has_a_replica(tmp_path):
+    """`grow` ends well although a queue was refused, and knows no streams."""
+    old = [
         {"name": "tasks.normal", "type": "quorum", "members": ["rabbit@b"]},
         {"name": "dlq.parked", "type": "stream", "members": ["rabbit@b", "rabbit@c"]},
-        {"name": "mine", "type": "stream", "members": ["rabbit@a", "rabbit@b"]},
+        {"name": "ctl.mine", "type": "classic", "members": ["rabbit@b"]},
     ]
-    (tmp_path / "answer").write_text(json.dumps(queues))
+    (tmp_path / "answer").write_text(json.dumps(old))
+    (tmp_path / "better").write_text(json.dumps([each | {"members": ["rabbit@a", "rabbit@b"]} for each in old]))
     calls = tmp_path / "calls"
-    tool = ctl(tmp_path, f'echo "$@" >> {calls}; case "$*" in *list_queues*) cat {tmp_path}/answer;; esac')
+    answer, better = tmp_path / "answer", tmp_path / "better"
+    listing = f"cat {answer}; mv {better} {answer} 2> /dev/null; exit 0"
+    tool = ctl(tmp_path, f'echo "$@" >> {calls}; case "$*" in *list_queues*) {listing};; esac')
 
     await tool.grow("/fog")
 
     assert [line for line in calls.read_text().splitlines() if "list_queues" not in line] == [
         "rabbitmq-queues -q grow rabbit@a all",
         "rabbitmq-streams -q add_replica dlq.parked rabbit@a --vhost /fog",
+        "rabbitmq-queues -q grow rabbit@a all",
     ]
+
+
+async def test_a_queue_that_does_not_grow_is_an_error(tmp_path):
+    (tmp_path / "answer").write_text('[{"name": "tasks.normal", "type": "quorum", "members": ["rabbit@b"]}]')
+
+    with pytest.raises(CtlFailed, match=r"tasks\.normal: no replica on rabbit@a yet"):
+        await ctl(tmp_path, f'case "$*" in *list_queues*) cat {tmp_path}/answer;; esac').grow("/fog")
 
 
 async def test_what_is_no_json_is_an_error_that_shows_it(tmp_path):
