@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo check test test-full fmt bench services services-stop images clean
+.PHONY: help venv demo failover check test test-full fmt bench services services-stop images clean
 .PHONY: secrets certs label up update status rabbitmq redis scale logs down
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
@@ -43,6 +43,10 @@ test: check ## Run every check: format, lint, types, tests (the import rule is o
 test-full: check ## Run every check and every test, also those that take minutes, on both versions
 	@$(PY) -m tests.services run -- $(PY) -m pytest $(ARGS)
 	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m services $(ARGS)
+
+failover: $(DEV) ## Break a Swarm of five hosts on this machine and write docs/failover.md (root, Linux)
+	@FOG_FAILOVER=docs/failover.json $(PY) -m pytest tests/swarm/test_scenarios.py $(ARGS)
+	@$(PY) -m tests.swarm.failover docs/failover.json
 
 fmt: $(DEV) ## Format the code and repair what lint can repair
 	@$(PY) -m ruff check --fix --quiet --exit-zero .

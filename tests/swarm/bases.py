@@ -37,7 +37,8 @@ ENV PATH=/opt/rabbitmq/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
     RABBITMQ_DATA_DIR=/var/lib/rabbitmq HOME=/var/lib/rabbitmq LANG=C.UTF-8
 """
 _REDIS = """
-RUN usermod -o --uid 999 redis && groupmod -o --gid 1000 redis && install -d -o redis -g redis -m 0755 /data
+RUN usermod -o --uid 999 redis && groupmod -o --gid 1000 redis && install -d -o redis -g redis -m 0755 /data \\
+ && rm -rf /etc/redis
 WORKDIR /data
 """
 _PYTHON = """

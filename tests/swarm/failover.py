@@ -1,0 +1,88 @@
+"""failover.json, one row for each scenario that ran, and docs/failover.md, made from it.
+
+Rows go where FOG_FAILOVER says (a path; `make failover` sets it), and nowhere without it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/failover.md"
+_HEAD = """# What a failure costs, measured
+
+A real Swarm of five hosts on one machine of two cores, the stack of `swarm/stack.yml` as it is, tasks for every task
+queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`, where the seed and all figures are.
+
+- *whole*: from the fault to three members, all replicas and consumers on every task queue.
+- *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
+- *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters.
+- *ran again*: tasks that ran more than once, of the runs that were seen: each run tells the load by a datagram, and a
+  datagram may not arrive.
+- *refused*: publishes that raised, which the load does not repeat.
+
+"""
+_COLUMNS = (
+    "scenario",
+    "RabbitMQ",
+    "measured",
+    "longest silence, s",
+    "tasks/s",
+    "confirmed",
+    "lost",
+    "ran again",
+    "refused",
+)
+
+
+def record(
+    name: str,
+    version: str,
+    seed: int,
+    rate: float,
+    figures: Mapping[str, Any],
+    report: Mapping[str, Any] | None = None,
+    quiet: Mapping[str, float] | None = None,
+) -> None:
+    """Add a row, in the place of an earlier one of the same scenario and version."""
+    row = {"scenario": name, "rabbitmq": version, "seed": seed, "rate": rate, "figures": dict(figures)}
+    if report is not None:
+        row["load"] = {**report, "lost": len(report["lost"])}
+    if quiet is not None:
+        row["silence_s"] = {lane: round(seconds, 2) for lane, seconds in quiet.items()}
+    sys.stderr.write(f"{json.dumps(row)}\n")
+    target = os.environ.get("FOG_FAILOVER")
+    if target:
+        path = Path(target)
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        rows = [each for each in rows if (each["scenario"], each["rabbitmq"]) != (name, version)]
+        path.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """docs/failover.md for these rows."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    for row in rows:
+        load, figures = row.get("load"), row["figures"]
+        measured = ", ".join(
+            f"{what}: {value}" for what, value in figures.items() if not what.startswith("first confirm")
+        )
+        silence = f"{max(row['silence_s'].values()):.2f}" if row.get("silence_s") else ""
+        counts = [""] * 5
+        if load is not None:
+            again = f"{load['duplicates']} of {load['runs']}"
+            counts = [f"{row['rate']:g}", str(load["confirmed"]), str(load["lost"]), again, _refused(load)]
+        lines.append(f"| {' | '.join((row['scenario'], row['rabbitmq'], measured, silence, *counts))} |")
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+def _refused(load: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} {error}" for error, count in sorted(load["refused"].items())) or "0"
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    PAGE.write_text(page(json.loads(source.read_text(encoding="utf-8"))), encoding="utf-8")
