@@ -349,9 +349,15 @@ class AmqpBus:
                 missing.append(f"queue {queue.name} is missing")
         return missing
 
-    async def open_exclusive(self, name: str, bindings: tuple[tuple[str, str], ...]) -> str:
+    async def open_exclusive(
+        self, name: str, bindings: tuple[tuple[str, str], ...], *, max_length: int | None = None
+    ) -> str:
+        arguments: dict[str, Any] = {}
+        if max_length is not None:
+            arguments = {"x-max-length": max_length, "x-overflow": "drop-head"}
+
         async def make(channel: Channel) -> str:
-            answer = await channel.queue_declare(name, exclusive=True, durable=False)
+            answer = await channel.queue_declare(name, exclusive=True, durable=False, arguments=arguments)
             for exchange, key in bindings:
                 await channel.queue_bind(answer.queue or name, exchange, key)
             return answer.queue or name

@@ -240,7 +240,10 @@ class Bus(Protocol):
         """What is missing, a line each; empty when all is there. Changes nothing."""
         ...
 
-    async def open_exclusive(self, name: str, bindings: tuple[tuple[str, str], ...]) -> str:
+    async def open_exclusive(
+        self, name: str, bindings: tuple[tuple[str, str], ...], *, max_length: int | None = None
+    ) -> str:
         """A queue of this connection's own, bound to `(exchange, key)` pairs; it goes with the connection. Returns
-        its name."""
+        its name. `max_length`: messages; with one it drops its oldest. An argument and no policy: it lives no longer
+        than its connection, so that there is nothing to tune."""
         ...

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import httpx
 
 from fogactors.errors import AccessRefused, BusUnavailable, ConfigError
-from fogactors.wire.topology import Family, Queue, Topology
+from fogactors.wire.topology import Family, Policy, Queue, Topology
 
 __all__ = ["Difference", "Management", "definitions", "policy_definition", "policy_name"]
 
@@ -68,8 +68,10 @@ def _family_policy(family: Family) -> dict[str, Any]:
 
 def _policies(topology: Topology) -> Iterator[tuple[str, dict[str, Any]]]:
     """All policies by their names."""
+    prefixes = tuple(family.prefix for family in topology.families)
     for queue in topology.queues:
-        if policy_definition(queue):
+        # One for the queue alone would take the place of its family's.
+        if policy_definition(queue) and not (queue.policy == Policy() and queue.name.startswith(prefixes)):
             yield policy_name(queue.name), _policy(queue)
     for family in topology.families:
         yield policy_name(family.queue.name), _family_policy(family)
@@ -256,7 +258,7 @@ def _policy_differences(queue: Queue, policies: list[dict[str, Any]]) -> Iterato
 
 
 def _applies(policy: dict[str, Any], queue: Queue) -> bool:
-    kind = {"stream": "streams", "quorum": "quorum_queues", "classic": "classic_queues"}[queue.type]
+    kind = "streams" if queue.type == "stream" else "quorum_queues"
     try:
         return policy["apply-to"] in ("all", "queues", kind) and re.search(policy["pattern"], queue.name) is not None
     except re.error:  # the broker's expressions know a little more than ours

@@ -154,10 +154,12 @@ class MemoryBus:
         self._require()
         return self._broker.missing(topology)
 
-    async def open_exclusive(self, name: str, bindings: tuple[tuple[str, str], ...]) -> str:
+    async def open_exclusive(
+        self, name: str, bindings: tuple[tuple[str, str], ...], *, max_length: int | None = None
+    ) -> str:
         """An empty name: the broker makes one up. Raises `AccessRefused` for a name that is taken,
         `TopologyMismatch` for an exchange that does not exist."""
-        return self._broker.declare_exclusive(self._require(), name, bindings)
+        return self._broker.declare_exclusive(self._require(), name, bindings, max_length)
 
     def _require(self) -> Connection:
         connection = self._connection

@@ -270,7 +270,7 @@ class EventBus:
             source=self.source,
             topology=self._topology(name, pattern) if ours else Topology(),
             exclusive=() if name else ((self.exchange, pattern),),
-            max_length=self._max_length if ours else 0,
+            max_length=0 if queue is not None else self._max_length,
             look_s=self._look_s,
             publish_timeout_s=self._publish_timeout_s,
         )

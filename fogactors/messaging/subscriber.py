@@ -123,9 +123,9 @@ class Subscriber(Actor[Any]):
         if plan.queue:
             await self._bus.declare(plan.topology)
         else:
-            # Of a family with a bound, or a slow listener could fill the broker's memory.
+            # With a bound, or a slow listener could fill the broker's memory.
             name = f"{LIVE_PREFIX}{secrets.token_hex(8)}"
-            self._queue = await self._bus.open_exclusive(name, plan.exclusive)
+            self._queue = await self._bus.open_exclusive(name, plan.exclusive, max_length=plan.max_length)
         self._consumer = await self._bus.consume(
             self._queue, self._take, prefetch=plan.prefetch, on_lost=lambda reason: self._put(_Lost(reason))
         )

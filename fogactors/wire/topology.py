@@ -88,8 +88,7 @@ RPC_PREFIX: Final = "rpc."
 """What the name of a queue of requests begins with: `rpc.<service>`."""
 
 ExchangeType = Literal["direct", "topic", "fanout"]
-QueueType = Literal["quorum", "stream", "classic"]
-"""`classic`: those of one connection alone; no other is declared."""
+QueueType = Literal["quorum", "stream"]
 
 _TASK_PREFIX: Final = "tasks."
 _DUE_PREFIX: Final = "due."
@@ -140,18 +139,15 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Family:
     """Queues that are made while the system runs, by whoever needs them: all whose names begin with `prefix`. Only
-    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family.
-    `exclusive`: they are queues of one connection each. The broker applies a policy to a queue only if its type knows
-    every setting in it, and theirs knows no delivery limit."""
+    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family."""
 
     prefix: str
     policy: Policy
-    exclusive: bool = False
 
     @property
     def queue(self) -> Queue:
         """Any of them, by a name that stands for all."""
-        return Queue(f"{self.prefix}*", "classic" if self.exclusive else "quorum", self.policy)
+        return Queue(f"{self.prefix}*", policy=self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +199,6 @@ class Topology:
         problems = [
             *(f"exchange {name!r} is there twice" for name in _twice(each.name for each in self.exchanges)),
             *(f"queue {name!r} is there twice" for name in _twice(each.name for each in self.queues)),
-        ]
-        problems += [
-            f"queue {each.name!r} is classic; declare it as quorum" for each in self.queues if each.type == "classic"
         ]
         for binding in self.bindings:
             if binding.exchange not in exchanges:
@@ -306,7 +299,6 @@ def fog_topology(
     )
     families = (
         Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),
-        Family(LIVE_PREFIX, Policy(max_length=events_max_length, overflow="drop-head"), exclusive=True),
         # Gone a minute after its last server, so that a service that was given up is one that does not exist.
         Family(RPC_PREFIX, Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)),
     )

@@ -108,8 +108,7 @@ def test_bindings_are_the_table():
 
 
 def test_the_family_of_event_queues_drops_its_oldest():
-    events, live, _ = fog_topology(events_max_length=7).families
-    assert (live.prefix, live.policy, live.queue.type) == ("live.events.", events.policy, "classic")
+    events, _ = fog_topology(events_max_length=7).families
     assert (events.prefix, events.policy) == ("events.", Policy(max_length=7, overflow="drop-head"))
     assert not any(each.name.startswith(events.prefix) for each in fog_topology().queues)
 
@@ -205,7 +204,6 @@ FULL = Policy(overflow="reject-publish", dead_letter_exchange="dlx", dead_letter
         ),
         (Topology(queues=(Queue("q", policy=Policy(delivery_limit=0)),)), "discards silently"),
         (Topology(families=(Family("q.", Policy(delivery_limit=0)),)), r"q\.\*': a delivery limit"),
-        (Topology(queues=(Queue("q", "classic"),)), "'q' is classic"),
         (Topology(families=(Family("events.", Policy()),)), "family 'events.' is there twice"),
         (Topology(queues=(Queue("q", policy=Policy(dead_letter_exchange="gone")),)), "'gone' is unknown"),
     ],

@@ -268,14 +268,17 @@ class MemoryBroker:
             queue.attach(subscription)
         return subscription
 
-    def declare_exclusive(self, connection: Connection, name: str, bindings: tuple[tuple[str, str], ...]) -> str:
+    def declare_exclusive(
+        self, connection: Connection, name: str, bindings: tuple[tuple[str, str], ...], max_length: int | None = None
+    ) -> str:
         """A queue that only this connection may use and that goes with it. An empty name: the broker makes
         one up."""
         name = name or f"amq.gen-{next(self._ids)}"
         routes = [(self._exchange(exchange), key) for exchange, key in bindings]
         there = self._queues.get(name)
         if there is None:
-            self._queues[name] = self._make(Queue(name), owner=connection)
+            policy = Policy() if max_length is None else Policy(max_length=max_length, overflow="drop-head")
+            self._queues[name] = self._make(Queue(name, policy=policy), owner=connection)
             connection.exclusive.append(name)
         elif name not in connection.exclusive:
             raise AccessRefused(f"queue {name!r} belongs to another connection")
@@ -310,7 +313,7 @@ class MemoryBroker:
             return MemoryStream(queue.name, queue.policy, pump=self._pump, timers=self._timers)
         return MemoryQueue(
             queue.name,
-            self._policy(queue),
+            self._policy(queue) if owner is None else queue.policy,
             pump=self._pump,
             timers=self._timers,
             faults=self.faults,
