@@ -46,6 +46,7 @@ from fogactors.messaging.context import causation_id, correlation_id
 from fogactors.messaging.handlers import BAD_VALUE
 from fogactors.messaging.rpc_serving import REPLY_PREFIX, check_service, service_queue
 from fogactors.messaging.session import Session
+from fogactors.wire.access import control_queue
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RPC
 
@@ -105,7 +106,8 @@ class _Replies(Actor[Any]):
     async def on_start(self) -> None:
         bus = self._session.bus
         key = f"{REPLY_PREFIX}{secrets.token_hex(8)}"
-        queue = await bus.open_exclusive(key, ((RPC, key),))
+        # Of the name of its user's own queues: the only ones that a user may make who has no more than it needs.
+        queue = await bus.open_exclusive(control_queue(self._session.user, key), ((RPC, key),))
         self._consumer = await bus.consume(queue, self._take, prefetch=PREFETCH, on_lost=self._on_lost)
         self._table.open(_Line(key))
 

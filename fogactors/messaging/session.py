@@ -15,6 +15,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import anyio
 
@@ -51,12 +52,13 @@ ORDER_S: Final = 30.0
 class Session:
     """A connection to a broker, under a name, and a tree of actors that use it. Made by `Session.open`.
 
-    `name` is shown by the broker for the connection; on `memory://` it is what `kill_connection` takes. `events`: every
-    fact of its actors, for whoever wants to know.
+    `name` is shown by the broker for the connection; on `memory://` it is what `kill_connection` takes. `user`: as whom
+    it is logged in. `events`: every fact of its actors, for whoever wants to know.
     """
 
-    def __init__(self, name: str, bus: Bus, actors: ActorSystem, max_body: int = MAX_BODY) -> None:
+    def __init__(self, name: str, bus: Bus, actors: ActorSystem, max_body: int = MAX_BODY, user: str = "guest") -> None:
         self.name = name
+        self.user = user
         self.bus = bus
         self.actors = actors
         self.max_body = max_body
@@ -90,7 +92,7 @@ class Session:
             actors = await stack.enter_async_context(ActorSystem(events=events))
             link = ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0, backoff=RECONNECT)
             await actors.start(_weather(_id(name), link))
-            yield cls(name, bus, actors, max_body)
+            yield cls(name, bus, actors, max_body, unquote(urlsplit(url).username or "guest"))
 
     async def publish(
         self, exchange: str, key: str, message: Message, *, mandatory: bool = True, timeout: float = 10.0

@@ -24,6 +24,8 @@ from fogactors.wire.topology import (
     RESULTS,
     RESULTS_PENDING,
     RETRY_STEPS_S,
+    RPC,
+    RPC_PREFIX,
     TASKS,
     Topology,
     retry_exchange,
@@ -54,11 +56,14 @@ AccessRole = Literal[
     "node-sentinel",
     "heartbeat",
     "submitter",
+    "rpc-caller",
+    "rpc-server",
     "operator",
     "admin",
     "redis-admin",
 ]
-"""What `fogactors run` runs, and who talks to it: `submitter` (applications), `operator` (who looks after it), `admin`
+"""What `fogactors run` runs, and who talks to it: `submitter` (applications), `rpc-caller` and `rpc-server`
+(those of them that call services, and that are some), `operator` (who looks after it), `admin`
 (everything at the broker), `redis-admin` (everything in Redis)."""
 ACCESS_ROLES: Final[tuple[AccessRole, ...]] = get_args(AccessRole)
 
@@ -69,12 +74,16 @@ NOTHING: Final = "^$"
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What one role needs. `write`: exchanges; `read`: queues, and exchanges to which it binds a queue of its own.
-    `tasks`: it reads the task queues of its tiers as well. `control`: it has queues of its own, `ctl.<user>.*`.
-    `everything`: in the virtual host. `broker_tags`: of the management API. `keys`, `channels`: patterns in Redis, a
-    key's with `%R~` before it for reading only. `redis_admin`: it may save, see who is connected, and the like."""
+    `makes`: how the names of queues begin that it makes, binds and reads; `sees`: of those that it may look at, which
+    the broker allows to whom it allows to write. `tasks`: it reads the task queues of its tiers as well. `control`: it
+    has queues of its own, `ctl.<user>.*`. `everything`: in the virtual host. `broker_tags`: of the management API.
+    `keys`, `channels`: patterns in Redis, a key's with `%R~` before it for reading only. `redis_admin`: it may save,
+    see who is connected, and the like."""
 
     write: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    sees: tuple[str, ...] = ()
     tasks: bool = False
     control: bool = False
     everything: bool = False
@@ -144,6 +153,8 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
     ),
     "heartbeat": Grant(keys=_BEATS),
     "submitter": _SUBMITTER,
+    "rpc-caller": Grant(write=(RPC,), read=(RPC,), sees=(RPC_PREFIX,), control=True),
+    "rpc-server": Grant(write=(RPC,), read=(RPC,), makes=(RPC_PREFIX,)),
     "operator": Grant(
         write=(*_SUBMITTER.write, PARKED),
         read=(_ALL,),
@@ -211,11 +222,19 @@ def permissions(user: User, tiers: Sequence[str]) -> Permissions:
     if any(grant.tasks for grant in grants):
         reads += [_quoted(name) for name in _task_queues(user.tiers or tuple(tiers), tuple(tiers))]
     writes = [_quoted(name) for grant in grants for name in grant.write]
-    return Permissions(_anchored(control), _anchored(control + writes), _anchored(control + reads))
+    made = control + [_family(prefix) for grant in grants for prefix in grant.makes]
+    seen = [_family(prefix) for grant in grants for prefix in grant.sees]
+    return Permissions(_anchored(made), _anchored(made + seen + writes), _anchored(made + reads))
 
 
 def _quoted(name: str) -> str:
     return name if name == _ALL else re.escape(name).replace(r"\-", "-")  # for people, who read them
+
+
+def _family(prefix: str) -> str:
+    """Whatever begins so, but for an exchange of the system: names are all that a permission knows."""
+    others = [name[len(prefix) :] for name in (RPC,) if name.startswith(prefix)]
+    return f"{_quoted(prefix)}{''.join(f'(?!{_quoted(name)}$)' for name in others)}.+"
 
 
 def _task_queues(served: tuple[str, ...], tiers: tuple[str, ...]) -> list[str]:

@@ -18,8 +18,10 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
-from fogactors.errors import AccessRefused
-from fogactors.wire import fog_topology
+from fogactors.errors import AccessRefused, NoSuchService
+from fogactors.messaging import RPCClient, RPCServer
+from fogactors.messaging.rpc_serving import service_queue
+from fogactors.wire import Queue, Topology, fog_topology
 from fogactors.wire.access import User, user_definitions
 from fogactors.wire.topology import RESULTS_PENDING
 from tests.coord.walled import AclRedis
@@ -38,6 +40,8 @@ JOBS = {
     "sentinel": ("node-sentinel", ()),
     "beat": ("heartbeat", ()),
     "submitter": ("submitter", ()),
+    "caller": ("rpc-caller", ()),
+    "server": ("rpc-server", ()),
     "operator": ("operator", ()),
     "boss": ("admin", ()),
 }
@@ -204,6 +208,30 @@ async def test_a_role_whose_part_of_the_topology_is_missing_says_so(fog: Fog, wa
         assert (await fog.run("topology", "apply", **walled.as_("boss"))).code == 0
 
 
+@pytest.mark.versions
+async def test_a_service_is_called_each_side_under_a_user_of_its_own(walled: Walled):
+    async def twice(number: int) -> int:
+        return 2 * number
+
+    service = f"t{uuid4().hex[:8]}.rpc"
+    async with RPCServer(walled.amqp_url("server"), service) as server, RPCClient(walled.amqp_url("caller")) as caller:
+        with pytest.raises(NoSuchService, match="it has no queue"):
+            await caller.call(service, 1)
+        server.register_handler(twice)
+        await server.start()
+        assert await caller.call(service, 21) == 42
+        with pytest.raises(AccessRefused):
+            await caller.session.bus.consume(service_queue(service), lambda _: None, prefetch=1)
+        with pytest.raises(AccessRefused):
+            await caller.session.bus.declare(Topology(queues=(Queue("rpc.mine"),)))
+        for name in ("rpc.", "rpcx", "tasks.mine", f"ctl.{walled.users['caller'].name}.x"):
+            with pytest.raises(AccessRefused):
+                await server.session.bus.declare(Topology(queues=(Queue(name),)))
+        await server.stop()
+        with pytest.raises(NoSuchService, match="its queue has no consumer"):
+            await caller.call(service, 1)
+
+
 # -- and no more
 
 QUEUES = [queue.name for queue in fog_topology().queues]
@@ -219,6 +247,8 @@ READS = {
     "sentinel": set(),
     "beat": set(),
     "submitter": set(),
+    "caller": set(),
+    "server": set(),
     "operator": set(QUEUES),
 }
 WRITES = {
@@ -229,6 +259,8 @@ WRITES = {
     "sentinel": {"results.topic", "metrics.topic", "system.fanout"},
     "beat": set(),
     "submitter": {"tasks.direct", "system.fanout"} | RETRY,
+    "caller": {"rpc.direct"},
+    "server": {"rpc.direct"},
     "operator": {"tasks.direct", "system.fanout", "dlq.parked"} | RETRY,
 }
 
@@ -254,7 +286,7 @@ async def test_a_user_reads_and_writes_what_its_role_needs_and_nothing_else(wall
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("job", [job for job in READS if job != "beat"])
+@pytest.mark.parametrize("job", [job for job in READS if job not in ("beat", "server")])
 async def test_a_user_makes_queues_of_its_own_name_only(walled: Walled, job: str):
     me, other = walled.users[job].name, walled.users["light" if job != "light" else "medium"].name
     async with client(walled, job) as bus:

@@ -43,6 +43,7 @@ from fogactors.messaging import (
 from fogactors.messaging.rpc_serving import service_queue
 from fogactors.testing import EventRecorder
 from fogactors.wire import Binding, Queue, Topology
+from fogactors.wire.access import control_queue
 from fogactors.wire.codec import encode
 from fogactors.wire.topology import RPC
 
@@ -93,7 +94,7 @@ def name() -> str:
 def reply_queue(client: RPCClient) -> str:
     line = client._table._line
     assert line is not None
-    return line.key
+    return control_queue(client.session.user, line.key)
 
 
 async def asked(gate: Gate, count: int) -> None:
