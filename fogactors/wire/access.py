@@ -19,6 +19,9 @@ from fogactors.wire.topology import (
     CONTROL,
     DLQ,
     DLX,
+    EVENTS,
+    EVENTS_PREFIX,
+    LIVE_PREFIX,
     METRICS,
     PARKED,
     RESULTS,
@@ -56,15 +59,17 @@ AccessRole = Literal[
     "node-sentinel",
     "heartbeat",
     "submitter",
+    "event-publisher",
+    "event-subscriber",
     "rpc-caller",
     "rpc-server",
     "operator",
     "admin",
     "redis-admin",
 ]
-"""What `fogactors run` runs, and who talks to it: `submitter` (applications), `rpc-caller` and `rpc-server`
-(those of them that call services, and that are some), `operator` (who looks after it), `admin`
-(everything at the broker), `redis-admin` (everything in Redis)."""
+"""What `fogactors run` runs, and who talks to it: `submitter`, `event-publisher`, `event-subscriber`, `rpc-caller` and
+`rpc-server` (what applications do, each by itself), `operator` (who looks after it), `admin` (everything at the
+broker), `redis-admin` (everything in Redis)."""
 ACCESS_ROLES: Final[tuple[AccessRole, ...]] = get_args(AccessRole)
 
 NOTHING: Final = "^$"
@@ -153,6 +158,10 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
     ),
     "heartbeat": Grant(keys=_BEATS),
     "submitter": _SUBMITTER,
+    "event-publisher": Grant(write=(EVENTS,)),
+    "event-subscriber": Grant(
+        write=(DLX, *_RETRY), read=(EVENTS,), makes=(EVENTS_PREFIX, LIVE_PREFIX), keys=("fog:once:*",)
+    ),
     "rpc-caller": Grant(write=(RPC,), read=(RPC,), sees=(RPC_PREFIX,), control=True),
     "rpc-server": Grant(write=(RPC,), read=(RPC,), makes=(RPC_PREFIX,)),
     "operator": Grant(
@@ -233,7 +242,7 @@ def _quoted(name: str) -> str:
 
 def _family(prefix: str) -> str:
     """Whatever begins so, but for an exchange of the system: names are all that a permission knows."""
-    others = [name[len(prefix) :] for name in (RPC,) if name.startswith(prefix)]
+    others = [name[len(prefix) :] for name in (RPC, EVENTS) if name.startswith(prefix)]
     return f"{_quoted(prefix)}{''.join(f'(?!{_quoted(name)}$)' for name in others)}.+"
 
 

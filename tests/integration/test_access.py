@@ -19,7 +19,7 @@ import pytest
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
 from fogactors.errors import AccessRefused, NoSuchService
-from fogactors.messaging import RPCClient, RPCServer
+from fogactors.messaging import Event, EventBus, RPCClient, RPCServer
 from fogactors.messaging.rpc_serving import service_queue
 from fogactors.wire import Queue, Topology, fog_topology
 from fogactors.wire.access import User, user_definitions
@@ -40,6 +40,8 @@ JOBS = {
     "sentinel": ("node-sentinel", ()),
     "beat": ("heartbeat", ()),
     "submitter": ("submitter", ()),
+    "publisher": ("event-publisher", ()),
+    "subscriber": ("event-subscriber", ()),
     "caller": ("rpc-caller", ()),
     "server": ("rpc-server", ()),
     "operator": ("operator", ()),
@@ -232,6 +234,30 @@ async def test_a_service_is_called_each_side_under_a_user_of_its_own(walled: Wal
             await caller.call(service, 1)
 
 
+@pytest.mark.versions
+async def test_events_go_from_one_user_to_another_and_each_may_do_its_side_only(walled: Walled):
+    seen: list[str] = []
+
+    async def fail_once(event: Event[dict[str, int]]) -> None:
+        seen.append(f"group {event.attempt}")
+        if event.attempt == 1:
+            raise ConnectionError("not yet")
+
+    async with (
+        EventBus(walled.amqp_url("publisher"), source="maker") as maker,
+        EventBus(walled.amqp_url("subscriber"), source="reader", store=walled.redis.url_of("subscriber")) as reader,
+    ):
+        group = await reader.subscribe("shop.order.*", fail_once, group=f"g{uuid4().hex[:6]}")
+        await reader.subscribe("shop.#", lambda event: seen.append("live"))
+        await maker.publish("shop.order.paid", {"id": 1})
+        await until(lambda: sorted(seen) == ["group 1", "group 2", "live"], f"the event, and once more; {seen}")
+        with pytest.raises(AccessRefused):
+            await maker.subscribe("shop.#", print)
+        with pytest.raises(AccessRefused):
+            await reader.publish("shop.order.paid", {"id": 2})
+        await reader.unsubscribe(group, forget=True)
+
+
 # -- and no more
 
 QUEUES = [queue.name for queue in fog_topology().queues]
@@ -247,6 +273,8 @@ READS = {
     "sentinel": set(),
     "beat": set(),
     "submitter": set(),
+    "publisher": set(),
+    "subscriber": set(),
     "caller": set(),
     "server": set(),
     "operator": set(QUEUES),
@@ -259,6 +287,8 @@ WRITES = {
     "sentinel": {"results.topic", "metrics.topic", "system.fanout"},
     "beat": set(),
     "submitter": {"tasks.direct", "system.fanout"} | RETRY,
+    "publisher": {"events.topic"},
+    "subscriber": {"dlx"} | RETRY,
     "caller": {"rpc.direct"},
     "server": {"rpc.direct"},
     "operator": {"tasks.direct", "system.fanout", "dlq.parked"} | RETRY,
@@ -286,7 +316,7 @@ async def test_a_user_reads_and_writes_what_its_role_needs_and_nothing_else(wall
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("job", [job for job in READS if job not in ("beat", "server")])
+@pytest.mark.parametrize("job", [job for job in READS if job not in ("beat", "server", "publisher", "subscriber")])
 async def test_a_user_makes_queues_of_its_own_name_only(walled: Walled, job: str):
     me, other = walled.users[job].name, walled.users["light" if job != "light" else "medium"].name
     async with client(walled, job) as bus:

@@ -87,6 +87,15 @@ def test_nobody_writes_to_the_default_exchange_or_makes_a_queue_of_the_system_bu
             assert matched(may.configure) == set()
 
 
+def test_a_subscriber_makes_queues_of_groups_and_not_the_exchange_of_events():
+    may = permissions(user("event-subscriber"), TIERS)
+    queues = {"events.audit.shop.#", "live.events.12ab"}
+    names = [*queues, "events.topic", "events.", "xevents.a", "live.x"]
+    assert matched(may.configure, names) == queues
+    assert matched(may.write, names) == queues
+    assert matched(may.read, names) == queues | {"events.topic"}
+
+
 def test_a_service_makes_queues_of_services_and_a_caller_only_looks_at_them():
     queues = ["rpc.math", "rpc.direct.x", "rpc.", "xrpc.math", "rpcxmath", "rpc.direct"]
     server, caller = permissions(user("rpc-server"), TIERS), permissions(user("rpc-caller"), TIERS)
