@@ -5,7 +5,7 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv demo failover check test test-full fmt bench services services-stop images clean
-.PHONY: secrets certs label up update status rabbitmq redis scale logs down
+.PHONY: secrets certs label doctor up update status rabbitmq redis scale logs backup restore down
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -36,9 +36,11 @@ check: $(DEV)
 
 test: check ## Run every check: format, lint, types, tests (the import rule is one of them)
 	@echo "== tests and the import rule, with RabbitMQ 4.3 and Redis 8"
-	@$(PY) -m tests.services run -- $(PY) -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m tests.services run -- $(PY) -m pytest -m "not slow and not swarm" $(ARGS)
 	@echo "== what differs between versions of RabbitMQ, with 4.0"
 	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m "versions and not slow"
+	@echo "== the stack on five Docker hosts of this machine: all brokers killed at once, twice"
+	@FOG_SWARM_RATE=100 $(PY) -m pytest -m "swarm and not slow" -rs
 
 test-full: check ## Run every check and every test, also those that take minutes, on both versions
 	@$(PY) -m tests.services run -- $(PY) -m pytest $(ARGS)

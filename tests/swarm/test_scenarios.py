@@ -21,7 +21,7 @@ from tests.swarm.ledger import read, silences
 from tests.swarm.stack import BROKERS, TASK_QUEUES, LoadRun, Stack
 from tests.swarm.testbed import Testbed
 
-pytestmark = [pytest.mark.swarm, pytest.mark.slow]
+pytestmark = pytest.mark.swarm
 RATE = float(os.environ.get("FOG_SWARM_RATE", "500"))
 SEED = int(os.environ.get("FOG_SWARM_SEED") or time.time())
 COLD_START_S = 120.0
@@ -89,6 +89,7 @@ def kill(stack: Stack, *brokers: str) -> None:
         list(pool.map(lambda target: kill_container(*target), targets))
 
 
+@pytest.mark.slow
 def test_a_cold_start_is_whole_in_two_minutes(stack: Stack, version: str) -> None:
     failover.record("cold start", version, SEED, RATE, {"whole, s": round(stack.cold_start_s, 1)})
     assert stack.problems() == []
@@ -96,6 +97,7 @@ def test_a_cold_start_is_whole_in_two_minutes(stack: Stack, version: str) -> Non
     assert stack.cold_start_s < COLD_START_S
 
 
+@pytest.mark.slow
 def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, version: str) -> None:
     with scenario(stack, "one node killed", version) as it:
         it.strike()
@@ -104,10 +106,13 @@ def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, version: str
     assert it.figures["whole, s"] < 45
 
 
-def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(stack: Stack, version: str) -> None:
-    with scenario(stack, "all three killed", version) as it:
+@pytest.mark.parametrize("time_of_five", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))])
+def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(
+    stack: Stack, version: str, time_of_five: int
+) -> None:
+    with scenario(stack, f"all three killed {time_of_five}", version) as it:
         brokers = list(BROKERS)
-        random.Random(SEED).shuffle(brokers)
+        random.Random(SEED + time_of_five).shuffle(brokers)
         it.strike()
         kill(stack, *brokers)
         it.figures["whole, s"] = round(it.wait_whole(240), 1)
