@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
 
+from fogactors.app.probe import ask
+from fogactors.bus import Delivery
 from fogactors.cluster.config import ClusterConfig
 from fogactors.cluster.ctl import Ctl
 from fogactors.cluster.server import environment
-from fogactors.messages import ClusterChange
+from fogactors.errors import BusError
+from fogactors.messages import ClusterChange, NodeMetrics
+from fogactors.wire.codec import decode
 from tests.integration.brokers import Brokers, Node
 from tests.integration.fog import until
+from tests.integration.page import free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
 
@@ -123,6 +129,22 @@ async def test_a_node_that_lost_its_volume_is_forgotten_and_joins(brokers, which
 
     assert brokers.plans(marks) == {"ForgetThenJoin", "Join"}
     assert await brokers.take_all() == sent
+
+
+async def test_a_sentinel_lives_before_its_server_is_ready_with_it_and_reports_what_it_sees(brokers):
+    node, port = brokers.nodes[2], free_port()
+    node.kill9()
+    others = dict.fromkeys((each.host for each in brokers.nodes[:2]), 1)
+    await until(lambda: _reports(brokers, others), "the others report that a node is down", 90)
+
+    node.start(PROBE__PORT=str(port), METRICS__INTERVAL_S="2")
+    await until(lambda: ask("livez", "127.0.0.1", port)["ok"], "it lives")
+    assert node.name not in await brokers.nodes[0].running()
+    assert not ask("readyz", "127.0.0.1", port)["ok"]
+    await brokers.wait_whole()
+    await until(lambda: ask("readyz", "127.0.0.1", port)["ok"], f"ready: {ask('readyz', '127.0.0.1', port)}")
+    whole = dict.fromkeys((each.host for each in brokers.nodes), 0)
+    await until(lambda: _reports(brokers, whole), "all report that all is well", 90)
 
 
 @pytest.mark.slow
@@ -267,6 +289,24 @@ async def test_two_that_are_told_to_stop_at_once_go_one_after_the_other(brokers)
             node.start()
     await brokers.wait_whole()
     assert lowest == 2
+
+
+async def _reports(brokers: Brokers, wanted: dict[str, int]) -> bool:
+    """Whether the last reports within some seconds say that so many nodes are down, by the host that says it."""
+    found: dict[str, int] = {}
+
+    def take(delivery: Delivery) -> None:
+        report = decode(delivery.body, NodeMetrics)
+        assert report.role == "node-sentinel"
+        found[report.node] = report.process.cluster.get("node_down", 0) if report.process else 0
+
+    with suppress(BusError):  # a node goes or comes
+        async with brokers.bus() as bus:
+            await bus.consume("metrics.node", take, prefetch=1000)
+            with anyio.move_on_after(12):
+                while not wanted.items() <= found.items():  # noqa: ASYNC110 - they come when they come
+                    await anyio.sleep(0.1)
+    return wanted.items() <= found.items()
 
 
 async def _is(ask: Any, wanted: set[str]) -> bool:
