@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = """\
-#!{python} -SE
+#!/bin/sh
+'''exec' "{python}" -SE "$0" "$@"  # the shell reads this line, and a path with spaces fits into no line before it
+' '''
 import json, os, pathlib, sys
 folder = pathlib.Path({folder!r})
 words = sys.argv[1:]
