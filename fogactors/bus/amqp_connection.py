@@ -33,8 +33,9 @@ __all__ = ["Connection", "connect", "disconnect", "is_blocked", "is_usable", "on
 # configures logging still gets it.
 logging.getLogger("aiormq").addHandler(logging.NullHandler())
 
-TCP_USER_TIMEOUT_MS: Final = 5000
-"""A host that vanishes without a word is noticed when something sent to it is unacknowledged for this long."""
+TCP_USER_TIMEOUT_MS: Final = 4000
+"""A host that vanishes without a word is noticed when something sent to it is unacknowledged for this long: so short
+that publishers are on another host within 5 s, so long that a radio link may be down for a moment."""
 KEEPALIVE_IDLE_S: Final = 2
 KEEPALIVE_INTERVAL_S: Final = 1
 """So that something is sent to it on an idle connection too: heartbeats alone would take 15 s longer."""

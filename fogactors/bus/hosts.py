@@ -41,12 +41,14 @@ class Hosts:
         extra = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in pairs)
         return f"{self.scheme}://{login}@{name}:{port}/{quote(self.vhost, safe='')}?{extra}"
 
-    def order(self, last_good: int | None, rng: random.Random) -> list[int]:
+    def order(self, last_good: int | None, rng: random.Random, *, lost: int | None = None) -> list[int]:
         """Which to try one after the other: the one that worked last, then the others at random, so that the
-        clients of a broker that died spread over those that are left."""
-        rest = [index for index in range(len(self.hosts)) if index != last_good]
+        clients of a broker that died spread over those that are left. The one that was just `lost` comes last: where
+        its machine is gone, asking it first would cost the time that it takes to get no answer."""
+        rest = [index for index in range(len(self.hosts)) if index not in (last_good, lost)]
         rng.shuffle(rest)
-        return rest if last_good is None else [last_good, *rest]
+        first = [] if last_good in (None, lost) else [last_good]
+        return [*first, *rest, *([] if lost is None else [lost])]
 
 
 def parse_hosts(url: str) -> Hosts:

@@ -193,12 +193,29 @@ async def test_the_kernel_is_asked_to_notice_a_host_that_vanishes(rabbit: Rabbit
     async with far(rabbit, n) as it:
         for connection in (it.bus._publishing, it.bus._consuming):
             sock = connection._transport.writer.get_extra_info("socket")
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 2
 
 
 # -- several hosts
+
+
+async def test_a_host_whose_connection_was_lost_is_tried_last(rabbit: RabbitMQ):
+    """It may have vanished, and then it costs two seconds to get no answer from it."""
+    async with quiet(), TcpProxy.to("127.0.0.1", rabbit.port) as one, TcpProxy.to("127.0.0.1", rabbit.port) as two:
+        url = through(one, rabbit.amqp_url).replace(f":{one.port}", f":{one.port},127.0.0.1:{two.port}")
+        bus = AmqpBus(url)
+        await bus.open()
+        gone, other = (one, two) if one.connections else (two, one)
+        gone.cut()
+        await bus.wait_lost()
+        gone.stall()
+        began = anyio.current_time()
+        await bus.open()
+        assert anyio.current_time() - began < 1
+        assert other.connections == 2
+        await bus.close()
 
 
 async def test_the_host_that_worked_last_is_first_and_the_next_takes_over(rabbit: RabbitMQ):

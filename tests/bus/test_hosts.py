@@ -70,5 +70,8 @@ def test_the_last_good_host_is_first_and_the_others_are_spread():
     assert {order[0] for order in orders} == {2}
     assert {order[1] for order in orders} == {0, 1, 3}
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert {hosts.order(None, random.Random(seed), lost=2)[-1] for seed in range(100)} == {2}
+    assert {hosts.order(2, random.Random(seed), lost=2)[-1] for seed in range(100)} == {2}
+    assert sorted(hosts.order(2, random.Random(0), lost=2)) == [0, 1, 2, 3]
     first = [hosts.order(None, random.Random(seed))[0] for seed in range(100)]
     assert all(first.count(index) > 10 for index in range(4))
