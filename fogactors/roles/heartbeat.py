@@ -33,6 +33,8 @@ __all__ = ["HeartbeatActor", "HeartbeatLost", "LoopBlocked", "tree"]
 
 TURN_S: Final = 0.2
 """How often the loop shows that it turns."""
+AGAIN_S: Final = 2.0
+"""After a beat that could not be written: a store that is back should know soon who is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +104,13 @@ class _Watch(threading.Thread):
             silent_s = now - self.turned
             self._look(silent_s)
             if now >= next_beat and silent_s < config.loop_dead_s:
-                self._beat(max(0.0, silent_s - TURN_S))
-                next_beat = now + config.interval_s
+                written = self._beat(max(0.0, silent_s - TURN_S))
+                next_beat = now + (config.interval_s if written else min(config.interval_s, AGAIN_S))
             if self.ended.wait(look_s):
                 return
 
-    def _beat(self, lag_s: float) -> None:
+    def _beat(self, lag_s: float) -> bool:
+        """Whether it could be written."""
         memory = psutil.virtual_memory()
         beat = Beat(
             node=self._node,
@@ -129,6 +132,7 @@ class _Watch(threading.Thread):
         if bool(error) != self._away:
             self._away = bool(error)
             self._tell(HeartbeatLost(at=beat.at, node=self._node, away=self._away, error=error))
+        return not error
 
     def _look(self, silent_s: float) -> None:
         if silent_s < self._config.loop_blocked_s:

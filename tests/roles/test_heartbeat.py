@@ -31,10 +31,10 @@ async def freeze(seconds: float) -> None:
 class Watched:
     """A store whose beats are seen as they are written."""
 
-    def __init__(self, coord):
+    def __init__(self, coord, fail=()):
         self._coord = coord
         self.beats = []
-        self.fail = []
+        self.fail = list(fail)
 
     def __getattr__(self, name):
         return getattr(self._coord, name)
@@ -59,11 +59,11 @@ class Watched:
 
 
 class fog:  # noqa: N801
-    def __init__(self, roles=("heartbeat", "tier-executor"), broker_node=lambda: "", **config):
+    def __init__(self, roles=("heartbeat", "tier-executor"), broker_node=lambda: "", fail=(), **config):
         self.watched = None
 
         def wrap(coord):
-            self.watched = Watched(coord)
+            self.watched = Watched(coord, fail)
             return self.watched
 
         times = {"interval_s": 0.05, "ttl_s": 1.0, "loop_blocked_s": 30, "loop_dead_s": 60} | config
@@ -165,6 +165,11 @@ async def test_a_store_that_is_away_is_told_of_once_and_its_return_once():
         await system.recorder.wait_for(HeartbeatLost, away=False)
         await eventually(lambda: len(watched.beats) > count + 2, "it beats again")
         assert [event.away for event in system.recorder.of(HeartbeatLost)] == [True, False]
+
+
+async def test_a_beat_that_could_not_be_written_does_not_wait_for_the_next_interval():
+    async with fog(fail=[CoordUnavailable("restarting")], interval_s=60, ttl_s=180) as (_, watched):
+        await eventually(lambda: watched.beats, "a beat", timeout=10)
 
 
 async def test_several_failed_writes_are_one_loss():
