@@ -130,13 +130,16 @@ async def test_a_submit_without_a_broker_ends_in_time_every_time_and_leaves_noth
                 await system.recorder.wait_for(ActorExited, path="submitter/link")
             else:
                 proxy.stall()
-            took, unsent, memory = [], [], []
+            took, early, unsent, memory = [], [], [], []
 
             async def submit() -> None:
                 began = time.monotonic()
                 with pytest.raises(BusUnavailable) as caught:
                     await system.submitter.submit(tasks.nap, 0)
                 took.append(time.monotonic() - began)
+                # What is on its way when the kernel gives up a silent broker is told so at once, not at its deadline.
+                if took[-1] < 1.99 and "the connection was lost" not in str(caught.value):
+                    early.append(str(caught.value))
                 unsent.append(caught.value.unsent)
 
             for _ in range(4):
@@ -150,7 +153,8 @@ async def test_a_submit_without_a_broker_ends_in_time_every_time_and_leaves_noth
             proxy.resume()
             with anyio.fail_after(AGAIN_S):
                 await system.submitter.resubmit(unsent[0])
-    assert min(took) >= 1.99
+    assert early == []
+    assert max(took) >= 1.99
     assert max(took) < 2.5
     assert memory[-1] - memory[0] < 10, memory
     async with connected(services) as bus:
