@@ -78,7 +78,9 @@ class Health:
         facts = {LOOP: OK if silent_s < self.dead_s else f"it has not turned for {silent_s:.0f} s"}
         facts |= seen["livez"]
         if question == "readyz":
-            facts |= {PROGRAM: self.program} | seen["readyz"]
+            # What is there to be asked and has not been is no sign that all is well.
+            unasked = dict.fromkeys(tuple(self._checks["readyz"]), "not asked yet")
+            facts |= {PROGRAM: self.program} | unasked | seen["readyz"]
         return Report(facts)
 
 

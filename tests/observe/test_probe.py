@@ -43,11 +43,13 @@ class Probed:
     async def ask(self, path):
         return await anyio.to_thread.run_sync(self.get, path)
 
-    async def until(self, path, status):
+    async def until(self, path, status, **facts):
         with anyio.fail_after(5):
-            while (answer := await self.ask(path))[0] != status:  # noqa: ASYNC110 - there is no event to wait for
-                await anyio.sleep(0.01)
-        return answer[1]["facts"]
+            while True:
+                found, answer = await self.ask(path)
+                if found == status and facts.items() <= answer["facts"].items():
+                    return answer["facts"]
+                await anyio.sleep(0.01)  # there is no event to wait for
 
 
 async def test_a_process_lives_from_its_first_moment_and_is_ready_when_all_is_up():
@@ -69,7 +71,7 @@ async def test_a_role_adds_facts_of_its_own_and_takes_them_back():
         probed.health.live("server", lambda: None)
         await probed.until("/livez", 200)
         probed.health.ready("broker", lambda: "not connected")
-        assert (await probed.until("/readyz", 503))["broker"] == "not connected"
+        assert (await probed.until("/readyz", 503, broker="not connected"))["broker"] == "not connected"
         assert (await probed.ask("/livez"))[0] == 200  # a broker's bad day is no reason to restart who waits for it
 
 
@@ -78,7 +80,7 @@ async def test_a_fact_that_raises_is_not_well_and_hides_no_other():
         probed.health.program = "ok"
         probed.health.ready("a", lambda: {}["missing"])
         probed.health.ready("b", lambda: None)
-        facts = await probed.until("/readyz", 503)
+        facts = await probed.until("/readyz", 503, b="ok")
         assert (facts["a"], facts["b"]) == ("KeyError: 'missing'", "ok")
 
 

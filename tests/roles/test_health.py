@@ -52,6 +52,14 @@ async def test_what_a_store_watch_has_not_asked_yet_is_not_ready():
         assert isinstance(spec.children[0].make(), StoreWatch)
 
 
+async def test_a_fact_that_was_not_asked_yet_is_no_good_sign():
+    health = Health()
+    health.program = "ok"
+    health.ready("broker", lambda: None)
+    assert health.report("readyz", 0.0).facts["broker"] == "not asked yet"
+    assert facts(health)["broker"] == "ok"
+
+
 async def test_a_program_is_ready_when_its_roles_are_connected():
     settings, events = replace(Settings(), probe=ProbeSettings(port=1)), Events()
     recorder, health = EventRecorder(events), Health()
