@@ -51,6 +51,9 @@ ELSEWHERE = {
     "roles/control.py": OTHER_ROLE,
     "roles/health.py": OTHER_ROLE,
     "roles/heartbeat.py": OTHER_ROLE,
+    "roles/metrics_sink.py": OTHER_ROLE,
+    "roles/node_sentinel.py": OTHER_ROLE,
+    "roles/reporter.py": "on a connection of its own; it sends reports and settles nothing",
 }
 
 COLLABORATORS = {
