@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -100,10 +101,11 @@ async def _raise_everywhere(brokers: Brokers) -> None:
     node = brokers.nodes[0]
     env = node.environment() | {"FOGACTORS_CLUSTER__NODES": node.name}  # a cluster of one
     settings = load(None, env, default_ok=True)
-    async with Remote.open(settings, None) as services:
+    async with Remote.open(settings, None) as services, AsyncExitStack() as stack:
         context = dataclasses.replace(
             role_context(settings, services), backoff=Backoff(first_s=0.005, max_s=0.01), intensity=Intensity(5, 1.0)
         )
+        stack.push_async_callback(context.coord.close)
         sentinel = node_sentinel.sentinel_of(context, env)
         bombs = Bombs()
         tree = bombs.lay(node_sentinel.tree(context, sentinel))
