@@ -107,6 +107,10 @@ class Engine:
     def socket(self) -> str:
         return f"unix://{self._folder}/docker.sock"
 
+    def volume(self, name: str) -> Path:
+        """Where a volume's files lie, as this machine sees them."""
+        return self._data / "volumes" / name / "_data"
+
     @property
     def is_on(self) -> bool:
         return self.tree is not None and self.tree.alive()

@@ -3,7 +3,9 @@
 import base64
 import http.client
 import json
+import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -173,6 +175,24 @@ class Stack:
         if not found:
             raise SwarmFailed(f"{service} does not run on {host}")
         return found[0]
+
+    def wipe(self, broker: str) -> None:
+        """The files of a broker's volume are gone. It must have been killed a moment ago and not run again yet."""
+        engine = self.bed.hosts[BROKERS[broker]]
+        data = engine.volume(f"{NAME}_{broker}-data")
+        entries = list(data.iterdir())
+        if not entries:
+            raise SwarmFailed(f"{broker} has no data in {data.name}")
+        for entry in entries:
+            # Renamed first, at once: a tree takes a while to remove, and Swarm starts the broker again meanwhile.
+            gone = entry.rename(data.with_name(f"gone-{secrets.token_hex(4)}"))
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        (data / "mnesia").mkdir()
+        for folder in (data, data / "mnesia"):
+            os.chown(folder, 999, 999)
+
+    def scale(self, service: str, replicas: int) -> None:
+        self.manager.docker("service", "scale", "--detach", f"{NAME}_{service}={replicas}")
 
     def redis(self, *command: str) -> str:
         """A command to Redis as its administrator."""

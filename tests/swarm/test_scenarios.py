@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.swarm import failover
-from tests.swarm.faults import kill_container
+from tests.swarm.faults import kill_container, overlay_cut
 from tests.swarm.images import build
 from tests.swarm.ledger import read, silences
+from tests.swarm.shell import SwarmFailed, wait_for
 from tests.swarm.stack import BROKERS, TASK_QUEUES, LoadRun, Stack
 from tests.swarm.testbed import Testbed
 
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.swarm
 RATE = float(os.environ.get("FOG_SWARM_RATE", "500"))
 SEED = int(os.environ.get("FOG_SWARM_SEED") or time.time())
 COLD_START_S = 120.0
+FAULT_S = 60.0
+MASTER = "rabbitmq:cluster:master"
+LEASE_S = 15.0
+"""[cluster] lease_s"""
 
 
 @pytest.fixture(scope="module", params=["4.3"])
@@ -106,6 +111,19 @@ def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, version: str
     assert it.figures["whole, s"] < 45
 
 
+@pytest.mark.slow
+def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack, version: str) -> None:
+    master = stack.redis("get", MASTER)
+    with scenario(stack, "the master killed", version) as it:
+        it.strike()
+        kill(stack, master.partition("@")[2])
+        wait_for("another master", lambda: stack.redis("get", MASTER) not in ("", master), timeout=60)
+        it.figures["another master, s"] = round(time.time() - it.at, 1)
+        it.figures["whole, s"] = round(it.wait_whole(120), 1)
+    assert it.figures["another master, s"] < LEASE_S + 10
+    assert it.figures["whole, s"] < 45
+
+
 @pytest.mark.parametrize("time_of_five", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))])
 def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(
     stack: Stack, version: str, time_of_five: int
@@ -117,3 +135,51 @@ def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(
         kill(stack, *brokers)
         it.figures["whole, s"] = round(it.wait_whole(240), 1)
     assert it.figures["whole, s"] < 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq1"])
+def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, version: str, broker: str) -> None:
+    with scenario(stack, f"volume of {broker} wiped", version) as it:
+        it.strike()
+        kill(stack, broker)
+        stack.wipe(broker)
+        it.figures["whole, s"] = round(it.wait_whole(240), 1)
+    assert it.figures["whole, s"] < 90
+
+
+@pytest.mark.slow
+def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack, version: str) -> None:
+    with scenario(stack, "Redis killed, away for a minute", version) as it:
+        it.strike()
+        kill_container(stack.bed.hosts["manager1"], stack.container("redis", "manager1"))
+        stack.scale("redis", 0)
+        time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
+        stack.scale("redis", 1)
+        wait_for("Redis", lambda: answers(stack), timeout=60)
+        back = time.time()
+        beats = "rabbitmq:node:*:heartbeat"
+        wait_for("a heartbeat of each broker", lambda: len(stack.redis("keys", beats).split()) == 3, timeout=60)
+        it.figures["heartbeats after Redis, s"] = round(time.time() - back, 1)
+        it.wait_whole(60)
+    assert it.figures["heartbeats after Redis, s"] < 10
+    assert it.figures["first confirm again on every task queue, s"] < 5
+
+
+def answers(stack: Stack) -> bool:
+    try:
+        return stack.redis("ping") == "PONG"
+    except SwarmFailed:
+        return False
+
+
+@pytest.mark.slow
+def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack, version: str) -> None:
+    with scenario(stack, "one node's traffic cut for a minute", version) as it:
+        it.strike()
+        with overlay_cut(stack.bed.hosts, BROKERS["rabbitmq2"]):
+            time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
+        healed = time.time()
+        it.wait_whole(120)
+        it.figures["one cluster after healing, s"] = round(it.whole_at - healed, 1)
+    assert it.figures["one cluster after healing, s"] < 30
