@@ -24,6 +24,9 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
   datagram may not arrive.
 - *refused*: publishes that raised, which the load does not repeat.
 
+Redis writes its file once a second (`appendfsync everysec`). What it had recorded in the last moments before it was
+killed was gone when it was back, as it seems: their records are what is counted as lost there.
+
 """
 _COLUMNS = (
     "scenario",
