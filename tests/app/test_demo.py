@@ -153,6 +153,12 @@ def test_a_path_that_will_not_do(fogactors, tmp_path, path, says):
     assert stderr.count("\n") == 1
 
 
+def test_executors_that_run_already_are_at_a_broker(fogactors, folder):
+    code, stdout, stderr = fogactors("demo", folder, "--no-workers")
+    assert (code, stdout) == (2, "")
+    assert "--no-workers: executors that run already are at a RabbitMQ; name it with --amqp" in stderr
+
+
 @pytest.mark.parametrize("out", ["missing/out.jsonl", "."])
 def test_out_that_cannot_be_written(fogactors, folder, out):
     code, _, stderr = fogactors("demo", folder, "--out", folder / out)

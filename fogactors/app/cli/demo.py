@@ -49,17 +49,26 @@ def demo(
         str | None, typer.Option("--amqp", metavar="URL", help="A RabbitMQ: executors run in processes of their own.")
     ] = None,
     redis: Annotated[str | None, typer.Option("--redis", metavar="URL", help="The Redis that goes with it.")] = None,
+    workers: Annotated[
+        bool,
+        typer.Option(
+            "--workers/--no-workers",
+            help="--no-workers: executors run already, with fogactors.app.demo.work, and see the same files.",
+        ),
+    ] = True,
     no_live: Annotated[bool, typer.Option("--no-live", help="A line every few seconds, no live display.")] = False,
     json: Json = False,
 ) -> None:
     """Run three tasks for each file of a folder through the light, medium and heavy tiers. Exits 1 when a task was lost
     or not run; a task that fails has its result and is no loss."""
     settings = checked_settings(urls={"bus": amqp, "coord": redis})
+    if not workers and settings.bus.url.startswith("memory:"):
+        raise ConfigError("--no-workers: executors that run already are at a RabbitMQ; name it with --amqp")
     # Nothing is written over before it is clear that there is something to write.
     found = scan(path, limit=limit, leave_out=() if out is None else (out.resolve(),))
     with ExitStack() as stack:
         on_row = None if out is None else stack.enter_context(_writer(out))
-        run_main(lambda: _demo(settings, found, on_row, no_live=no_live, json=json))
+        run_main(lambda: _demo(settings, found, on_row, workers=workers, no_live=no_live, json=json))
 
 
 @contextmanager
@@ -87,7 +96,13 @@ def _writer(out: Path) -> Generator[Callable[[Row], None]]:
 
 
 async def _demo(
-    settings: Settings, found: Found, on_row: Callable[[Row], None] | None, *, no_live: bool, json: bool
+    settings: Settings,
+    found: Found,
+    on_row: Callable[[Row], None] | None,
+    *,
+    workers: bool,
+    no_live: bool,
+    json: bool,
 ) -> int:
     events, board, ledger = Events(), Board(), Ledger(found)
     board.attach(events)
@@ -115,12 +130,17 @@ async def _demo(
         roles = WORK if embedded else ()
         async with (
             Program.start(
-                settings, roles, events=events, urgent=log.write_urgent, stop=stopping.event, needs=("admin",)
+                settings,
+                roles,
+                events=events,
+                urgent=log.write_urgent,
+                stop=stopping.event,
+                needs=("admin" if workers else "submitter",),
             ) as program,
             program.submitter() as submitter,
             anyio.create_task_group() as display,
         ):
-            if not embedded:
+            if workers and not embedded:
                 config = None if state.config is None else str(state.config)
                 await program.system.start(worker_tree(settings, (work.__name__,), config))
 
