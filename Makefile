@@ -20,6 +20,8 @@ HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
 RUNTIME := .venv/.installed-runtime-$(HERE)
 DEV := .venv/.installed-dev-$(HERE)
 
+SCENARIOS := $(PY) -m pytest tests/swarm/test_scenarios.py
+
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' Makefile
 
@@ -38,17 +40,22 @@ test: check ## Run every check: format, lint, types, tests (the import rule is o
 	@echo "== tests and the import rule, with RabbitMQ 4.3 and Redis 8"
 	@$(PY) -m tests.services run -- $(PY) -m pytest -m "not slow and not swarm" $(ARGS)
 	@echo "== what differs between versions of RabbitMQ, with 4.0"
-	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m "versions and not slow"
-	@echo "== the stack on five Docker hosts of this machine: all brokers killed at once, twice"
-	@FOG_SWARM_RATE=100 $(PY) -m pytest -m "swarm and not slow" -rs
+	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m "versions and not slow and not swarm"
+	@echo "== the stack with TLS on five Docker hosts of this machine: it forms; all brokers killed at once, twice"
+	@FOG_SWARM_RATE=100 FOG_SWARM_TLS=on $(PY) -m pytest -m "swarm and not slow" -rs
 
 test-full: check ## Run every check and every test, also those that take minutes, on both versions
-	@$(PY) -m tests.services run -- $(PY) -m pytest $(ARGS)
+	@$(PY) -m tests.services run -- $(PY) -m pytest -m "not swarm" $(ARGS)
 	@$(PY) -m tests.services run --rabbitmq 4.0 --redis -- $(PY) -m pytest -m services $(ARGS)
+	@$(PY) -m pytest --ignore tests/swarm/test_scenarios.py -m swarm $(ARGS)
+	@$(MAKE) failover
 
 failover: $(DEV) ## Break a Swarm of five hosts on this machine and write docs/failover.md (root, Linux)
-	@FOG_FAILOVER=docs/failover.json $(PY) -m pytest tests/swarm/test_scenarios.py $(ARGS)
-	@$(PY) -m tests.swarm.failover docs/failover.json
+	@export FOG_FAILOVER=docs/failover.json FOG_SWARM_RATE=$${FOG_SWARM_RATE:-100}; failed=0; \
+	$(SCENARIOS) $(ARGS) || failed=1; \
+	FOG_SWARM_RABBITMQ=4.0 $(SCENARIOS) -m versions $(ARGS) || failed=1; \
+	FOG_SWARM_TLS=on $(SCENARIOS) -m "not slow" $(ARGS) || failed=1; \
+	$(PY) -m tests.swarm.failover docs/failover.json; exit $$failed
 
 fmt: $(DEV) ## Format the code and repair what lint can repair
 	@$(PY) -m ruff check --fix --quiet --exit-zero .

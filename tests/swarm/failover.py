@@ -20,14 +20,15 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
 - *whole*: from the fault to three members, all replicas and consumers on every task queue.
 - *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters.
-- *ran again*: tasks that ran more than once, of the runs that were seen: each run tells the load by a datagram, and a
-  datagram may not arrive.
+- *ran again*: tasks that ran more than once, and all runs together. Each run leaves a line in the output of its
+  executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none.
 - *refused*: publishes that raised, which the load does not repeat.
 
 Redis writes its file once a second (`appendfsync everysec`). What it had recorded in the last moments before it was
 killed was gone when it was back, as it seems: their records are what is counted as lost there.
 
 """
+MASTER = "rabbitmq:cluster:master"
 _COLUMNS = (
     "scenario",
     "RabbitMQ",
@@ -49,9 +50,13 @@ def record(
     figures: Mapping[str, Any],
     report: Mapping[str, Any] | None = None,
     quiet: Mapping[str, float] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a row, in the place of an earlier one of the same scenario and version."""
+    """Add a row, in the place of an earlier one of the same scenario and version. `version`: of RabbitMQ, as it was
+    asked for; `versions`: of the servers that ran, as they say."""
     row = {"scenario": name, "rabbitmq": version, "seed": seed, "rate": rate, "figures": dict(figures)}
+    if versions is not None:
+        row["versions"] = dict(versions)
     if report is not None:
         row["load"] = {**report, "lost": len(report["lost"])}
     if quiet is not None:
@@ -79,7 +84,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             again = f"{load['duplicates']} of {load['runs']}"
             counts = [f"{row['rate']:g}", str(load["confirmed"]), str(load["lost"]), again, _refused(load)]
         lines.append(f"| {' | '.join((row['scenario'], row['rabbitmq'], measured, silence, *counts))} |")
-    return _HEAD + "\n".join(lines) + "\n"
+    ran = sorted({tuple(row["versions"].items()) for row in rows if "versions" in row})
+    said = "; ".join(", ".join(f"{name} {version}" for name, version in each) for each in ran)
+    return _HEAD + "\n".join([*lines, *(["", f"What ran: {said}."] if ran else [])]) + "\n"
 
 
 def _refused(load: Mapping[str, Any]) -> str:

@@ -111,6 +111,10 @@ class Engine:
         """Where a volume's files lie, as this machine sees them."""
         return self._data / "volumes" / name / "_data"
 
+    def logs(self) -> list[Path]:
+        """The files in which the engine keeps what its containers print: a line of JSON for each line."""
+        return sorted(self._data.glob("containers/*/*-json.log"))
+
     @property
     def is_on(self) -> bool:
         return self.tree is not None and self.tree.alive()

@@ -44,6 +44,12 @@ def build(bed: Testbed, version: str) -> str:
     return tag
 
 
+def retag(bed: Testbed, tag: str, fresh: str) -> None:
+    """Push all images under another tag as well: what an update brings."""
+    for name in ("fogactors", "fogactors-redis", "fogactors-rabbitmq", LOAD_IMAGE):
+        bed.push(f"{REGISTRY}/{name}:{tag}", f"{name}:{fresh}")
+
+
 def _build_load(bed: Testbed, tag: str) -> None:
     context = bed.folder / "load"
     shutil.rmtree(context, ignore_errors=True)

@@ -18,9 +18,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One confirmed task. `lane`: its task queue; `sent`, `confirmed`: seconds since the epoch."""
+    """One confirmed task. `number`: what its traces say; `lane`: its task queue; `sent`, `confirmed`: seconds since the
+    epoch."""
 
     id: str
+    number: int
     lane: str
     sent: float
     confirmed: float
@@ -53,7 +55,7 @@ class Ledger:
             while not self._waiting.empty():
                 entries.append(self._waiting.get())
             last = None in entries
-            lines = [f"{e.id} {e.lane} {e.sent:.6f} {e.confirmed:.6f}\n" for e in entries if e is not None]
+            lines = [f"{e.id} {e.number} {e.lane} {e.sent:.6f} {e.confirmed:.6f}\n" for e in entries if e is not None]
             if lines:
                 self._file.write("".join(lines).encode("ascii"))
                 os.fsync(self._file.fileno())
@@ -65,26 +67,23 @@ def read(path: Path) -> list[Entry]:
     entries: list[Entry] = []
     for line in path.read_text(encoding="ascii").splitlines(keepends=True):
         if line.endswith("\n"):
-            name, lane, sent, confirmed = line.split()
-            entries.append(Entry(name, lane, float(sent), float(confirmed)))
+            name, number, lane, sent, confirmed = line.split()
+            entries.append(Entry(name, int(number), lane, float(sent), float(confirmed)))
     return entries
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`states`: how the recorded ones ended; `dead`: in the dead letters and not recorded; `lost`: in neither.
-    `duplicates`: tasks that ran more than once; `runs`: how often all of them ran together."""
+    """`states`: how the recorded ones ended; `dead`: in the dead letters and not recorded; `lost`: in neither."""
 
     confirmed: int
     states: Mapping[str, int]
     dead: int
     lost: tuple[str, ...]
-    duplicates: int
-    runs: int
 
 
-def balance(entries: Iterable[Entry], ends: Mapping[str, str], dead: Iterable[str], runs: Mapping[str, int]) -> Account:
-    """`ends`: the recorded state by task id; `dead`: ids of tasks with a dead letter; `runs`: how often each ran."""
+def balance(entries: Iterable[Entry], ends: Mapping[str, str], dead: Iterable[str]) -> Account:
+    """`ends`: the recorded state by task id; `dead`: ids of tasks with a dead letter."""
     ids = {entry.id for entry in entries}
     letters = frozenset(dead)
     return Account(
@@ -92,8 +91,34 @@ def balance(entries: Iterable[Entry], ends: Mapping[str, str], dead: Iterable[st
         states=dict(Counter(ends[each] for each in ids if each in ends)),
         dead=sum(1 for each in ids if each in letters and each not in ends),
         lost=tuple(sorted(each for each in ids if each not in ends and each not in letters)),
-        duplicates=sum(1 for count in runs.values() if count > 1),
-        runs=sum(runs.values()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """`runs`: how often the confirmed tasks ran together; `duplicates`: those that ran more than once; `unseen`: those
+    that left no trace; `pause_s`: the longest time in which none ran."""
+
+    runs: int
+    duplicates: int
+    unseen: int
+    pause_s: float
+
+
+def runs_of(entries: Iterable[Entry], traces: Iterable[tuple[int, float]], since: float, until: float) -> Runs:
+    """`traces`: the number and the time of each run; the pause is looked for between two moments."""
+    counts = dict.fromkeys((entry.number for entry in entries), 0)
+    times = [since]
+    for number, at in sorted(traces, key=lambda trace: trace[1]):
+        if number in counts:
+            counts[number] += 1
+        if since <= at <= until:
+            times.append(at)
+    return Runs(
+        runs=sum(counts.values()),
+        duplicates=sum(1 for count in counts.values() if count > 1),
+        unseen=sum(1 for count in counts.values() if count == 0),
+        pause_s=max(later - earlier for earlier, later in zip(times, [*times[1:], until], strict=True)),
     )
 
 

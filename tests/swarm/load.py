@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -47,50 +46,35 @@ class Load:
         self._rate = rate
         self._ledger = Ledger(folder / "ledger")
         self._number = count(1)
-        self._names: dict[int, str] = {}
-        self._runs = Counter[int]()
         self._in_flight = Counter[str]()
         self._held_back = 0
         self._last_error = ""
         self.refusals = Refusals()
-        self.lanes: dict[str, TaskDef[[int, str, int], int]] = {
+        self.lanes: dict[str, TaskDef[[str, int], int]] = {
             task_queue(priority, tier, tiers[0]): touch.options(priority=priority, tier=tier)
             for tier in tiers
             for priority in PRIORITIES
         }
 
-    @property
-    def runs(self) -> dict[str, int]:
-        """How often each confirmed task ran, as far as its traces arrived."""
-        return {self._names[number]: times for number, times in self._runs.items() if number in self._names}
-
     async def run(self) -> None:
         """Publish until there is a file `stop`; all that was confirmed is in the ledger when it returns."""
-        async with await anyio.create_udp_socket(family=socket.AF_INET, local_host=_own_address()) as traces:
-            host, port = traces.extra(anyio.abc.SocketAttribute.local_address)
-            async with anyio.create_task_group() as beside:
-
-                async def listen() -> None:
-                    async for packet, _ in traces:
-                        self._runs[int(packet)] += 1
-
-                beside.start_soon(listen)
-                beside.start_soon(self._say)
-                async with anyio.create_task_group() as publishes:
-                    due = 0.0
-                    began = anyio.current_time()
-                    while not (self._folder / "stop").exists():
-                        due_now = (anyio.current_time() - began) * self._rate / len(self.lanes)
-                        while due < due_now:
-                            due += 1
-                            for lane in self.lanes:
-                                if self._in_flight[lane] < IN_FLIGHT:
-                                    publishes.start_soon(self._publish, lane, host, port)
-                                else:
-                                    self._held_back += 1
-                        await anyio.sleep(TICK_S)
-                await anyio.to_thread.run_sync(self._ledger.close)
-                beside.cancel_scope.cancel()
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._say)
+            async with anyio.create_task_group() as publishes:
+                due = 0.0
+                began = anyio.current_time()
+                while not (self._folder / "stop").exists():
+                    due_now = (anyio.current_time() - began) * self._rate / len(self.lanes)
+                    while due < due_now:
+                        due += 1
+                        for lane in self.lanes:
+                            if self._in_flight[lane] < IN_FLIGHT:
+                                publishes.start_soon(self._publish, lane)
+                            else:
+                                self._held_back += 1
+                    await anyio.sleep(TICK_S)
+            await anyio.to_thread.run_sync(self._ledger.close)
+            beside.cancel_scope.cancel()
         await self._write("status.json", self.status())
 
     def status(self) -> dict[str, Any]:
@@ -103,17 +87,16 @@ class Load:
             "last_error": self._last_error,
         }
 
-    async def _publish(self, lane: str, host: str, port: int) -> None:
+    async def _publish(self, lane: str) -> None:
         self._in_flight[lane] += 1
         number, sent = next(self._number), time.time()
         try:
-            handle = await self._submitter.submit(self.lanes[lane], number, host, port)
+            handle = await self._submitter.submit(self.lanes[lane], self._folder.name, number)
         except FogError as error:
             self.refusals.add(lane, error)
             self._last_error = f"{type(error).__name__}: {error}"
         else:
-            self._names[number] = handle.id
-            self._ledger.add(Entry(handle.id, lane, sent, time.time()))
+            self._ledger.add(Entry(handle.id, number, lane, sent, time.time()))
         finally:
             self._in_flight[lane] -= 1
 
@@ -178,7 +161,7 @@ async def run(
     entries = read(folder / "ledger")
     check = Check(coord)
     await check.settle(entries, settle)
-    account = balance(entries, check.ends, check.dead, work.runs)
+    account = balance(entries, check.ends, check.dead)
     waits: dict[str, list[float]] = {}
     for entry in entries:
         if entry.id in check.waits:
@@ -198,11 +181,6 @@ def write_json(path: Path, value: object) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(value), encoding="utf-8")
     fresh.rename(path)
-
-
-def _own_address() -> str:
-    """Where executors on other hosts reach this container: the name of its host stands for the overlay's address."""
-    return socket.gethostbyname(socket.gethostname())
 
 
 async def _main(options: argparse.Namespace, settings: Settings) -> None:

@@ -1,21 +1,30 @@
-"""The stack on the hosts: swarm/stack.yml as it is, deployed as an operator would, and looked at from outside."""
+"""The stack on the hosts: swarm/stack.yml as it is, deployed as an operator would, and looked at from outside.
+
+What is done to it is done by `fogactors swarm`, as docs/swarm.md says it; what is seen of it is not.
+"""
 
 import base64
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+import ssl
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from fogactors.app.swarm.env import PASSWORDS
 from tests.swarm.hosts import REGISTRY, Engine
 from tests.swarm.images import LOAD_IMAGE, LOAD_MODULES, ROOT
 from tests.swarm.shell import DOCKER, SwarmFailed, run, wait_for
 from tests.swarm.testbed import Testbed
+from tests.swarm.work import TRACE
 
 NAME = "fog"
 BROKERS = {"rabbitmq1": "manager1", "rabbitmq2": "manager2", "rabbitmq3": "manager3"}
@@ -25,33 +34,26 @@ TASK_QUEUES = tuple(
     for tier in ("", ".medium", ".heavy")
     for priority in ("high_priority", "normal", "low_priority")
 )
-_LABELS = {
-    "manager1": ("manager-master=true",),
-    "manager2": ("manager-rep1=true",),
-    "manager3": ("manager-rep2=true",),
-    "worker1": ("worker1=true", "fog=1"),
-    "worker2": ("worker2=true", "fog=3"),
-}
-_SECRETS = ("erlang_cookie", "admin", "operator", "sentinel", "worker1", "worker2", "worker3", "reaper", "metrics")
-_SECRETS = (*_SECRETS, "submitter", "redis")
+VHOST = quote("/fog", safe="")
 _MANAGEMENT = {"rabbitmq1": 15672, "rabbitmq2": 15673, "rabbitmq3": 15674}
-_DEPLOY_S = 180
+_DEPLOY_S = 300
+_TASKS = f"{LOAD_MODULES},fogactors.app.demo.work"
 _ASK_S = 5
-WHERE = {
-    "FOGACTORS_BUS__URL": "amqp://rabbitmq1,rabbitmq2,rabbitmq3/%2Ffog",
-    "FOGACTORS_COORD__URL": "redis://redis:6379/0",
-}
 
 
 class Stack:
-    """The deployed stack. `tag` is that of the images. What it reads comes from the brokers' management API and from
-    the engines, never from fogactors itself."""
+    """The deployed stack. `tag` is that of the images; `tls`: clients, management and Redis speak TLS. What it reads
+    comes from the brokers' management API and from the engines, never from fogactors itself."""
 
-    def __init__(self, bed: Testbed, tag: str) -> None:
+    def __init__(self, bed: Testbed, tag: str, *, tls: bool = False) -> None:
         self.bed = bed
         self.tag = tag
+        self.tls = tls
+        self.certs = bed.folder / "certs"
         self.cold_start_s = 0.0
-        self.passwords = {name: secrets.token_urlsafe(24) for name in _SECRETS}
+        self._env = bed.folder / "stack.env"
+        self.passwords: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
 
     @property
     def manager(self) -> Engine:
@@ -62,54 +64,80 @@ class Stack:
                 return engine
         raise SwarmFailed("no manager is on")
 
-    def prepare(self) -> None:
-        """Labels and secrets, as `make label` and `make secrets` set them."""
-        for host, labels in _LABELS.items():
-            words = [word for label in labels for word in ("--label-add", label)]
-            self.manager.docker("node", "update", *words, host)
-        for name, value in self.passwords.items():
-            secret = f"fog_{name}" if name == "erlang_cookie" else f"fog_{name}_password"
-            self.manager.docker("secret", "create", secret, "-", stdin=value)
-
-    def pull(self) -> None:
-        """Have every host's images on it, so that what is measured later is not the network."""
-        for host, engine in self.bed.hosts.engines.items():
-            names = ["fogactors-rabbitmq", "fogactors-redis"] if host in BROKERS.values() else []
-            for name in (*names, "fogactors", LOAD_IMAGE):
-                engine.docker("pull", "--quiet", f"{REGISTRY}/{name}:{self.tag}", timeout=300)
-
-    def deploy(self, *overrides: str, **variables: str) -> None:
-        """`docker stack deploy` of swarm/stack.yml and, before it is merged, of these files of swarm/."""
-        files = [word for name in ("stack.yml", *overrides) for word in ("--compose-file", f"swarm/{name}")]
-        command = (DOCKER, "--host", self.manager.socket, "stack", "deploy", *files, NAME)
+    def make(self, target: str, *options: str, host: str = "", tag: str = "", timeout: float = _DEPLOY_S) -> str:
+        """What `make TARGET` runs, on a manager: a command of `fogactors swarm`. Raises SwarmFailed."""
+        engine = self.bed.hosts[host] if host else self.manager
         environment = {
+            "DOCKER": DOCKER,
+            "DOCKER_HOST": engine.socket,
             "FOG_REGISTRY": f"{REGISTRY}/",
-            "FOG_VERSION": self.tag,
+            "FOG_VERSION": tag or self.tag,
             "FOG_TASKS_IMAGE": LOAD_IMAGE,
-            "FOG_TASKS_MODULES": LOAD_MODULES,
-            **variables,
+            "FOG_TASKS_MODULES": _TASKS,
+            "FOG_TLS": "on" if self.tls else "off",
         }
-        run(("env", "-C", str(ROOT), *command), timeout=_DEPLOY_S, env=environment)
+        words = ("env", "-C", str(ROOT), sys.executable, "-m", "fogactors", "swarm", target, *options)
+        return run(words, timeout=timeout, env=environment)
+
+    def prepare(self) -> None:
+        """Labels, passwords and, for TLS, certificates."""
+        # A task that Swarm has replaced is kept with its output, which has the traces of what it ran.
+        self.manager.docker("swarm", "update", "--task-history-limit", "100")
+        self.make("label")
+        self.make("secrets", "--env", str(self._env))
+        if self.tls:
+            self.make("certs", "--certs", str(self.certs))
+        values = dict(line.split("=", 1) for line in self._env.read_text().splitlines() if re.match("[A-Z]", line))
+        self.passwords = {key.removesuffix("_password"): values[name] for name, key in PASSWORDS.items()}
+
+    def pull(self, tag: str = "") -> None:
+        """Have every host's images on it, so that what is measured later is not the network."""
+
+        def pull(engine: Engine) -> None:
+            names = ["fogactors-rabbitmq", "fogactors-redis"] if engine.name in BROKERS.values() else []
+            for name in (*names, "fogactors", LOAD_IMAGE):
+                engine.docker("pull", "--quiet", f"{REGISTRY}/{name}:{tag or self.tag}", timeout=600)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(pull, self.bed.hosts.engines.values()))
+
+    def deploy(self) -> None:
+        """Returns when docker has taken it, not when it is up."""
+        self.make("deploy", "--env", str(self._env), "--certs", str(self.certs), "--wait", "0")
+
+    def update(self, tag: str) -> str:
+        """Bring all services to the images with another tag; what the command said."""
+        said = self.make("update", "--env", str(self._env), "--certs", str(self.certs), tag=tag, timeout=900)
+        self.tag = tag
+        return said
 
     # What can be seen of it.
 
-    def api(self, path: str, broker: str | None = None) -> Any:
+    def api(self, path: str, broker: str | None = None, *, method: str = "GET", body: str | None = None) -> Any:
         """The management API of one broker, or of the first that answers. Raises SwarmFailed."""
         for name in (broker,) if broker else tuple(BROKERS):
             engine = self.bed.hosts[BROKERS[name]]
-            connection = http.client.HTTPConnection(engine.address, _MANAGEMENT[name], timeout=_ASK_S)
+            connection = self._connection(engine.address, _MANAGEMENT[name])
             try:
                 login = base64.b64encode(f"admin:{self.passwords['admin']}".encode()).decode()
-                connection.request("GET", f"/api{path}", headers={"Authorization": f"Basic {login}"})
+                headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+                connection.request(method, f"/api{path}", body, headers)
                 response = connection.getresponse()
-                body = response.read()
-                if response.status == 200:
-                    return json.loads(body)
+                answer = response.read()
+                if response.status < 300:
+                    return json.loads(answer or b"null")
             except (OSError, http.client.HTTPException):
                 continue
             finally:
                 connection.close()
         raise SwarmFailed(f"no broker answers /api{path}")
+
+    def _connection(self, address: str, port: int) -> http.client.HTTPConnection:
+        if not self.tls:
+            return http.client.HTTPConnection(address, port, timeout=_ASK_S)
+        context = ssl.create_default_context(cafile=str(self.certs / "ca.crt"))
+        context.check_hostname = False  # it is for the names in the stack's network, and an address of a host is asked
+        return http.client.HTTPSConnection(address, port, timeout=_ASK_S, context=context)
 
     def problems(self, *, consumers: bool = True) -> list[str]:
         """What is missing for a whole cluster: three members in the view of each, all replicas, consumers."""
@@ -124,7 +152,7 @@ class Stack:
                 found.append(f"{broker} sees {', '.join(sorted(nodes))}")
         if found:
             return found
-        queues = {queue["name"]: queue for queue in self.api(f"/queues/{quote('/fog', safe='')}")}
+        queues = {queue["name"]: queue for queue in self.api(f"/queues/{VHOST}")}
         found += [f"there is no queue {name}" for name in TASK_QUEUES if name not in queues]
         for name, queue in queues.items():
             if queue.get("type") == "quorum":
@@ -150,6 +178,25 @@ class Stack:
             wait_for("the whole cluster", whole, timeout=timeout, every=0.5)
         except SwarmFailed as error:
             raise SwarmFailed(f"{error}: {'; '.join(problems[:6])}\n{self._evidence()}") from None
+
+    def ask_versions(self) -> dict[str, str]:
+        """What the servers and the engines say that they are."""
+        [redis] = [line.split(":")[1] for line in self.redis("info", "server").split() if line.startswith("redis_v")]
+        engine = self.manager.docker("version", "--format", "{{.Server.Version}}").strip()
+        return {"rabbitmq": self.api("/overview")["rabbitmq_version"], "redis": redis, "docker": engine}
+
+    def exchanges(self) -> set[str]:
+        return {exchange["name"] for exchange in self.api(f"/exchanges/{VHOST}")}
+
+    def hosts_of(self, service: str) -> list[str]:
+        """Where its tasks run, as Swarm says."""
+        form = "{{.Node}} {{.CurrentState}}"
+        words = ("service", "ps", "--filter", "desired-state=running", "--format", form, f"{NAME}_{service}")
+        lines = [line.split() for line in self.manager.docker(*words).splitlines()]
+        return [host for host, state, *_ in lines if state == "Running"]
+
+    def images(self) -> list[str]:
+        return self.manager.docker("stack", "services", "--format", "{{.Image}}", NAME).split()
 
     def services(self) -> str:
         """One line for each task that should run, with what it says of itself."""
@@ -191,79 +238,36 @@ class Stack:
         for folder in (data, data / "mnesia"):
             os.chown(folder, 999, 999)
 
-    def scale(self, service: str, replicas: int) -> None:
-        self.manager.docker("service", "scale", "--detach", f"{NAME}_{service}={replicas}")
+    def scale(self, replicas: int, *services: str) -> None:
+        counts = (f"{NAME}_{service}={replicas}" for service in services)
+        self.manager.docker("service", "scale", "--detach", *counts)
 
     def redis(self, *command: str) -> str:
-        """A command to Redis as its administrator."""
+        """A command to Redis as its administrator. Raises SwarmFailed."""
         engine = self.bed.hosts["manager1"]
         login = ("--user", "redis", "--pass", self.passwords["redis"], "--no-auth-warning")
-        return engine.docker(
-            "exec", self.container("redis", "manager1"), "redis-cli", *login, *command, timeout=15
-        ).strip()
+        program = ("sh", "-c", 'exec redis-cli ${REDIS_CLI_OPTIONS:-} "$@"', "sh", *login, *command)
+        return engine.docker("exec", self.container("redis", "manager1"), *program, timeout=15).strip()
 
+    def events(self, service: str, since: float) -> list[dict[str, Any]]:
+        """What a role of ours has logged since then (seconds since the epoch)."""
+        at = datetime.fromtimestamp(since, UTC).isoformat()
+        command = ("service", "logs", "--raw", "--since", at, f"{NAME}_{service}")
+        said = run(("sh", "-c", 'exec "$@" 2>&1', "sh", DOCKER, "--host", self.manager.socket, *command), timeout=30)
+        found: list[dict[str, Any]] = []
+        for line in said.splitlines():
+            with suppress(ValueError):
+                found.append(dict(json.loads(line)))
+        return [each for each in found if "event" in each]
 
-class LoadRun:
-    """The load in a container on worker1, on the stack's network; `with LoadRun(stack, folder, rate=500) as load`."""
-
-    def __init__(self, stack: Stack, folder: Path, *, rate: float, host: str = "worker1") -> None:
-        self._stack = stack
-        self._engine = stack.bed.hosts[host]
-        self.folder = folder
-        self._rate = rate
-        self._id = ""
-
-    def __enter__(self) -> "LoadRun":
-        self.folder.mkdir(parents=True)
-        self.folder.chmod(0o777)
-        environment: Mapping[str, str] = {
-            **WHERE,
-            "FOGACTORS_NODE__USER": "submitter",
-            "FOGACTORS_USERS__SUBMITTER__PASSWORD": self._stack.passwords["submitter"],
-        }
-        variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
-        place = ("--network", "fog-network", "--volume", f"{self.folder}:/ledger", "--entrypoint", "python")
-        image = f"{REGISTRY}/{LOAD_IMAGE}:{self._stack.tag}"
-        command = ("-m", "tests.swarm.load", "/ledger", "--rate", str(self._rate))
-        options = ("--detach", "--init", "--no-healthcheck", *place, *variables)
-        self._id = self._engine.docker("run", *options, image, *command, timeout=120).strip()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with suppress(SwarmFailed):  # its host may be off, and everything ends with the testbed
-            self._engine.docker("rm", "--force", "--volumes", self._id, timeout=30)
-
-    def status(self) -> dict[str, Any]:
-        """How it goes; empty before it does."""
-        try:
-            return json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-
-    def wait_confirmed(self, more: int, timeout: float) -> None:
-        """Wait until so many more tasks are confirmed than now."""
-        wanted = self.status().get("confirmed", 0) + more
-
-        def there() -> bool:
-            self._check_alive()
-            return self.status().get("confirmed", 0) >= wanted
-
-        wait_for(f"{more} more confirmed tasks ({self.status()})", there, timeout=timeout)
-
-    def finish(self, timeout: float = 240) -> dict[str, Any]:
-        """Stop publishing, wait until all is accounted for; the report. Raises SwarmFailed."""
-        (self.folder / "stop").touch()
-
-        def reported() -> bool:
-            self._check_alive()
-            return (self.folder / "report.json").exists()
-
-        wait_for("the load's report", reported, timeout=timeout)
-        return json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
-
-    def _check_alive(self) -> None:
-        done = (self.folder / "report.json").exists()
-        state = self._engine.docker("inspect", "--format", "{{.State.Running}}", self._id).strip()
-        if state != "true" and not done:
-            log = run(("sh", "-c", f"{DOCKER} --host {self._engine.socket} logs --tail 30 {self._id} 2>&1"))
-            raise SwarmFailed(f"the load ended before its time:\n{log}")
+    def traces(self, load: str) -> Iterator[tuple[int, float]]:
+        """Each run of a task of this load, number and time, from what the engines keep of the executors' output."""
+        start = f'{{"log":"{TRACE} {load} '
+        for engine in self.bed.hosts.engines.values():
+            for path in engine.logs():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    for line in lines:
+                        if line.startswith(start) and line.endswith("}\n"):
+                            said = json.loads(line)
+                            number = int(said["log"].split()[2])
+                            yield number, datetime.fromisoformat(said["time"]).timestamp()

@@ -23,7 +23,8 @@ def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pyt
     failover.record(
         "one node killed", "4.3", 7, 50.0, {"whole, s": 99.0}, REPORT, {"tasks.normal": 1.5, "tasks.heavy": 2.5}
     )
-    failover.record("one node killed", "4.0", 7, 50.0, {"whole, s": 33.0})
+    versions = {"rabbitmq": "4.0.5", "redis": "8.0.6"}
+    failover.record("one node killed", "4.0", 7, 50.0, {"whole, s": 33.0}, versions=versions)
     failover.record(
         "one node killed", "4.3", 8, 50.0, {"whole, s": 31.5}, REPORT, {"tasks.normal": 1.5, "tasks.heavy": 2.25}
     )
@@ -38,6 +39,7 @@ def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pyt
         "| one node killed | 4.3 | whole, s: 31.5 | 2.25 | 50 | 900 | 1 | 2 of 880 | 4 BusUnavailable, 3 QueueFull |"
         in page
     )
+    assert "What ran: rabbitmq 4.0.5, redis 8.0.6." in page
     assert "| cold start | 4.3 | whole, s: 70.0 |  |  |  |  |  |  |" in page
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fogactors.coord import MemoryCoord
 from fogactors.testing import Fog, fog
-from tests.swarm.ledger import Entry, Ledger, balance, quantile, read, silences
+from tests.swarm.ledger import Entry, Ledger, Runs, balance, quantile, read, runs_of, silences
 from tests.swarm.load import run
 
 TASK_QUEUES = {
@@ -30,7 +30,7 @@ ledger = Ledger(Path(sys.argv[1]))
 number = 0
 while True:
     number += 1
-    ledger.add(Entry(f"a-{number}", "tasks.normal", 1.0, 2.0))
+    ledger.add(Entry(f"a-{number}", number, "tasks.normal", 1.0, 2.0))
     if ledger.durable > 100:
         print(ledger.durable, flush=True)
         ledger.durable = -1_000_000_000
@@ -38,18 +38,24 @@ while True:
 
 
 def entry(number: int, confirmed: float = 1.0, lane: str = "tasks.normal") -> Entry:
-    return Entry(f"a-{number}", lane, confirmed - 0.1, confirmed)
+    return Entry(f"a-{number}", number, lane, confirmed - 0.1, confirmed)
 
 
 def test_what_is_in_neither_account_is_lost() -> None:
     entries = [entry(number) for number in range(6)]
     ends = {"a-0": "succeeded", "a-1": "succeeded", "a-2": "failed", "a-3": "worker_lost"}
-    account = balance(entries, ends, dead=["a-3", "a-4", "b-9"], runs={"a-0": 1, "a-1": 3})
+    account = balance(entries, ends, dead=["a-3", "a-4", "b-9"])
     assert account.confirmed == 6
     assert account.states == {"succeeded": 2, "failed": 1, "worker_lost": 1}
     assert account.dead == 1
     assert account.lost == ("a-5",)
-    assert (account.duplicates, account.runs) == (1, 4)
+
+
+def test_runs_of_confirmed_tasks_are_counted_and_a_pause_is_found() -> None:
+    traces = [(1, 10.5), (2, 10.6), (1, 14.0), (99, 14.2), (0, 14.3), (1, 25.0)]
+    found = runs_of([entry(number) for number in range(4)], traces, since=10.0, until=16.0)
+    assert found == Runs(runs=5, duplicates=1, unseen=1, pause_s=pytest.approx(3.4))
+    assert runs_of([entry(1)], [(1, 3.0)], since=10.0, until=16.0).pause_s == 6.0
 
 
 def test_every_entry_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +87,8 @@ def test_a_writer_that_is_killed_leaves_what_it_counted(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_off_is_not_an_entry(tmp_path: Path) -> None:
-    (tmp_path / "ledger").write_text("a-1 tasks.normal 1.0 2.0\na-2 tasks.nor")
-    assert read(tmp_path / "ledger") == [Entry("a-1", "tasks.normal", 1.0, 2.0)]
+    (tmp_path / "ledger").write_text("a-1 1 tasks.normal 1.0 2.0\na-2 2 tasks.nor")
+    assert read(tmp_path / "ledger") == [Entry("a-1", 1, "tasks.normal", 1.0, 2.0)]
 
 
 def test_a_silence_is_the_longest_time_without_a_confirm() -> None:
@@ -120,7 +126,7 @@ async def test_the_load_accounts_for_all_that_it_published(tmp_path: Path) -> No
     entries = read(tmp_path / "ledger")
     assert report["confirmed"] == report["states"]["succeeded"] == len(entries) > 200
     assert {entry.lane for entry in entries} == TASK_QUEUES
-    assert (report["lost"], report["refused"], report["duplicates"]) == ([], {}, 0)
+    assert (report["lost"], report["refused"]) == ([], {})
     assert set(report["wait_p99_s"]) == TASK_QUEUES
 
 

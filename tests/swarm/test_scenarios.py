@@ -1,120 +1,91 @@
 """The failover scenarios on the real stack, under load, with an account of every confirmed task.
 
 Each leaves a row in failover.json (see failover.py). FOG_SWARM_RATE: tasks per second, by default 500.
+FOG_SWARM_RABBITMQ: the brokers' version, FOG_SWARM_TLS=on: all of it with TLS; `make failover` runs what matters there.
 """
 
-import os
+import json
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
 from tests.swarm import failover
-from tests.swarm.faults import kill_container, overlay_cut
-from tests.swarm.images import build
-from tests.swarm.ledger import read, silences
-from tests.swarm.shell import SwarmFailed, wait_for
-from tests.swarm.stack import BROKERS, TASK_QUEUES, LoadRun, Stack
-from tests.swarm.testbed import Testbed
+from tests.swarm.client import run_client
+from tests.swarm.failover import MASTER
+from tests.swarm.faults import kill_container, link_down, overlay_cut, powered_off
+from tests.swarm.images import retag
+from tests.swarm.scenario import (
+    FIRST_CONFIRM,
+    RATE,
+    SEED,
+    SERVERS,
+    TAKEN_BACK,
+    from_redis,
+    kept_down,
+    kill,
+    scenario,
+    start_in_random_order,
+    wait_coordination,
+)
+from tests.swarm.shell import wait_for
+from tests.swarm.stack import BROKERS, VHOST, Stack
 
 pytestmark = pytest.mark.swarm
-RATE = float(os.environ.get("FOG_SWARM_RATE", "500"))
-SEED = int(os.environ.get("FOG_SWARM_SEED") or time.time())
 COLD_START_S = 120.0
 FAULT_S = 60.0
-MASTER = "rabbitmq:cluster:master"
 LEASE_S = 15.0
 """[cluster] lease_s"""
 
 
-@pytest.fixture(scope="module", params=["4.3"])
-def version(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def stack(bed: Testbed, version: str) -> Stack:
-    """Deployed on hosts that have the images, and whole: the cold start is measured here."""
-    stack = Stack(bed, build(bed, version))
-    stack.prepare()
-    stack.pull()
-    began = time.monotonic()
-    stack.deploy()
-    stack.wait_whole(2 * COLD_START_S)
-    stack.cold_start_s = time.monotonic() - began
-    return stack
-
-
-@dataclass
-class Scenario:
-    """What one scenario measures: `at` is the moment of its fault, `whole_at` that of the healed cluster."""
-
-    stack: Stack
-    load: LoadRun
-    at: float = 0.0
-    whole_at: float = 0.0
-    figures: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def strike(self) -> None:
-        self.at = time.time()
-
-    def wait_whole(self, timeout: float) -> float:
-        """Seconds from the fault to three members, all replicas and consumers on every task queue."""
-        self.stack.wait_whole(timeout)
-        self.whole_at = time.time()
-        return self.whole_at - self.at
-
-
-@contextmanager
-def scenario(stack: Stack, name: str, version: str) -> Iterator[Scenario]:
-    """A load before, during and after; at the end nothing that was confirmed may be missing."""
-    stack.wait_whole(120)
-    with LoadRun(stack, stack.bed.folder / f"load-{name.replace(' ', '-')}", rate=RATE) as load:
-        load.wait_confirmed(int(5 * min(RATE, 100)), timeout=90)
-        it = Scenario(stack, load)
-        yield it
-        load.wait_confirmed(int(min(RATE, 100)), timeout=60)
-        report = load.finish()
-    quiet = silences(read(load.folder / "ledger"), TASK_QUEUES, it.at, it.whole_at)
-    it.figures["first confirm again on every task queue, s"] = round(max(quiet.values()), 2)
-    failover.record(name, version, SEED, RATE, it.figures, report, quiet)
-    assert report["lost"] == []
-    assert set(report["states"]) <= {"succeeded"}, report["states"]
-
-
-def kill(stack: Stack, *brokers: str) -> None:
-    """All of them at the same moment, as near as two cores can."""
-    targets = [(stack.bed.hosts[BROKERS[name]], stack.container(name, BROKERS[name])) for name in brokers]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda target: kill_container(*target), targets))
-
-
-@pytest.mark.slow
-def test_a_cold_start_is_whole_in_two_minutes(stack: Stack, version: str) -> None:
-    failover.record("cold start", version, SEED, RATE, {"whole, s": round(stack.cold_start_s, 1)})
+@pytest.mark.versions
+def test_a_cold_start_is_whole_in_two_minutes(stack: Stack) -> None:
+    figures = {"whole, s": round(stack.cold_start_s, 1)}
+    failover.record("cold start", SERVERS, SEED, RATE, figures, versions=stack.versions)
     assert stack.problems() == []
     assert len(stack.redis("smembers", "rabbitmq:cluster:members").split()) == 3
     assert stack.cold_start_s < COLD_START_S
 
 
 @pytest.mark.slow
-def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, version: str) -> None:
-    with scenario(stack, "one node killed", version) as it:
+@pytest.mark.parametrize("rate", [100.0, 200.0, 300.0, 500.0])
+def test_a_load_without_a_fault(stack: Stack, rate: float) -> None:
+    """For a minute: which rate these machines carry, so that one knows what a scenario at another rate says."""
+    with scenario(stack, f"no fault, {rate:g} tasks/s", rate) as it:
+        it.strike()
+        time.sleep(FAULT_S)  # the length of the measurement
+        it.wait_whole(30)
+        ran = sum(it.at <= at <= it.whole_at for _, at in stack.traces(it.load.folder.name))
+        it.figures["tasks run a second"] = round(ran / (it.whole_at - it.at), 1)
+    assert it.report["refused"] == {}
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_on_the_swarm(stack: Stack) -> None:
+    began = time.monotonic()
+    said = json.loads(run_client(stack, "demo", "--no-workers", "--no-live", "--json", timeout=600))
+    figures = {name: said[name] for name in ("files", "tasks", "succeeded", "failed", "lost", "tasks_per_s")}
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    failover.record("the main job", SERVERS, SEED, 0, figures, versions=stack.versions)
+    assert said["lost"] == said["not_run"] == 0
+    assert said["succeeded"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.versions
+def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack) -> None:
+    with scenario(stack, "one node killed") as it:
         it.strike()
         kill(stack, "rabbitmq2")
         it.figures["whole, s"] = round(it.wait_whole(120), 1)
     assert it.figures["whole, s"] < 45
+    assert it.figures[FIRST_CONFIRM] < 5
 
 
 @pytest.mark.slow
-def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack, version: str) -> None:
+def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack) -> None:
     master = stack.redis("get", MASTER)
-    with scenario(stack, "the master killed", version) as it:
+    with scenario(stack, "the master killed") as it:
         it.strike()
         kill(stack, master.partition("@")[2])
         wait_for("another master", lambda: stack.redis("get", MASTER) not in ("", master), timeout=60)
@@ -125,22 +96,48 @@ def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack, version
 
 
 @pytest.mark.parametrize("time_of_five", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))])
-def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(
-    stack: Stack, version: str, time_of_five: int
-) -> None:
-    with scenario(stack, f"all three killed {time_of_five}", version) as it:
-        brokers = list(BROKERS)
-        random.Random(SEED + time_of_five).shuffle(brokers)
+def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(stack: Stack, time_of_five: int) -> None:
+    order = random.Random(SEED + time_of_five)
+    with scenario(stack, f"all three killed {time_of_five}") as it:
         it.strike()
-        kill(stack, *brokers)
+        with kept_down(stack, *BROKERS):
+            started = start_in_random_order(stack, list(BROKERS), order)
+        it.figures["started"] = ", ".join(started)
         it.figures["whole, s"] = round(it.wait_whole(240), 1)
     assert it.figures["whole, s"] < 120
 
 
 @pytest.mark.slow
+def test_with_the_majority_down_nothing_is_destroyed_and_one_that_returns_heals_it(stack: Stack) -> None:
+    with scenario(stack, "the majority down for a minute") as it:
+        it.strike()
+        with kept_down(stack, "rabbitmq2", "rabbitmq3"):
+            told = wait_for("quorum_lost", lambda: quorum_lost(stack, it.at), timeout=FAULT_S)
+            it.figures["quorum_lost"] = told
+            time.sleep(max(0.0, it.at + FAULT_S - time.time()))  # the length of the fault
+            stack.scale(1, "rabbitmq2")
+            back = time.time()
+            it.load.wait_confirmed(1, timeout=120)
+            it.figures["first confirm after one returned, s"] = round(time.time() - back, 1)
+        it.wait_whole(180)
+        done = [event["action"] for event in it.planned() if event["action"] in TAKEN_BACK]
+    assert told == "rabbit@rabbitmq2, rabbit@rabbitmq3"
+    assert done == []
+
+
+def quorum_lost(stack: Stack, since: float) -> str:
+    """The nodes that a sentinel names."""
+    for event in stack.events("rabbitmq1", since):
+        if event["event"] == "ClusterChanged" and event["what"] == "quorum_lost" and event["on"]:
+            return event["detail"]
+    return ""
+
+
+@pytest.mark.slow
+@pytest.mark.versions
 @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq1"])
-def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, version: str, broker: str) -> None:
-    with scenario(stack, f"volume of {broker} wiped", version) as it:
+def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, broker: str) -> None:
+    with scenario(stack, f"volume of {broker} wiped") as it:
         it.strike()
         kill(stack, broker)
         stack.wipe(broker)
@@ -149,33 +146,47 @@ def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, versi
 
 
 @pytest.mark.slow
-def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack, version: str) -> None:
-    with scenario(stack, "Redis killed, away for a minute", version) as it:
+def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
+    with scenario(stack, "volume of rabbitmq2 wiped while rabbitmq3 was down") as it:
         it.strike()
-        kill_container(stack.bed.hosts["manager1"], stack.container("redis", "manager1"))
-        stack.scale("redis", 0)
-        time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
-        stack.scale("redis", 1)
-        wait_for("Redis", lambda: answers(stack), timeout=60)
+        with kept_down(stack, "rabbitmq3"):
+            it.load.wait_confirmed(int(5 * min(RATE, 100)), timeout=60)  # which rabbitmq3 does not have
+            kill(stack, "rabbitmq2")
+            stack.wipe("rabbitmq2")
+            wait_for("the wait of the blank node", lambda: waits_for(it.planned("rabbitmq2")), timeout=90)
+            done = [event["action"] for event in it.planned() if event["action"] in TAKEN_BACK]
+            assert done == []
         back = time.time()
-        beats = "rabbitmq:node:*:heartbeat"
-        wait_for("a heartbeat of each broker", lambda: len(stack.redis("keys", beats).split()) == 3, timeout=60)
-        it.figures["heartbeats after Redis, s"] = round(time.time() - back, 1)
-        it.wait_whole(60)
-    assert it.figures["heartbeats after Redis, s"] < 10
-    assert it.figures["first confirm again on every task queue, s"] < 5
+        it.wait_whole(240)
+        it.figures["whole after the other was started, s"] = round(it.whole_at - back, 1)
+        done = [event["action"] for event in it.planned("rabbitmq2") if event["action"] in TAKEN_BACK]
+    assert done == ["ForgetThenJoin", "Join"]
+    assert it.figures["whole after the other was started, s"] < 90
 
 
-def answers(stack: Stack) -> bool:
-    try:
-        return stack.redis("ping") == "PONG"
-    except SwarmFailed:
-        return False
+def waits_for(planned: list[dict[str, str]]) -> bool:
+    return any(event["action"] == "Wait" and "rabbit@rabbitmq3" in event["why"] for event in planned)
 
 
 @pytest.mark.slow
-def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack, version: str) -> None:
-    with scenario(stack, "one node's traffic cut for a minute", version) as it:
+def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack) -> None:
+    with scenario(stack, "Redis killed, away for a minute") as it:
+        it.strike()
+        kill_container(stack.bed.hosts["manager1"], stack.container("redis", "manager1"))
+        stack.scale(0, "redis")
+        time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
+        stack.scale(1, "redis")
+        wait_for("Redis", lambda: from_redis(stack, "ping") == "PONG", timeout=60)
+        it.figures["heartbeats after Redis, s"] = round(wait_coordination(stack, 3, 60), 1)
+        it.wait_whole(60)
+    assert it.figures["heartbeats after Redis, s"] < 10
+    assert it.figures[FIRST_CONFIRM] < 5
+    assert it.figures["no task ran for, s"] < 5
+
+
+@pytest.mark.slow
+def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack) -> None:
+    with scenario(stack, "one node's traffic cut for a minute") as it:
         it.strike()
         with overlay_cut(stack.bed.hosts, BROKERS["rabbitmq2"]):
             time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
@@ -183,3 +194,68 @@ def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack, versi
         it.wait_whole(120)
         it.figures["one cluster after healing, s"] = round(it.whole_at - healed, 1)
     assert it.figures["one cluster after healing, s"] < 30
+    assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the majority served
+
+
+@pytest.mark.slow
+def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
+    [reaper], [sink] = stack.hosts_of("dlq-reaper"), stack.hosts_of("metrics-sink")
+    host = next(name for name in (reaper, sink, "manager3") if name != "manager1")
+    moving = [name for name, at in (("dlq-reaper", reaper), ("metrics-sink", sink)) if at == host]
+    with scenario(stack, "a host's link down for a minute") as it:
+        it.figures["host"] = " ".join((host, *moving))
+        it.strike()
+        with link_down(stack.bed.hosts, host):
+            for service in moving:
+                wait_for(f"{service} elsewhere", lambda: host not in stack.hosts_of(service), timeout=FAULT_S)  # noqa: B023
+            time.sleep(max(0.0, it.at + FAULT_S - time.time()))  # the length of the fault
+        back = time.time()
+        it.wait_whole(240)
+        it.figures["whole after the link, s"] = round(it.whole_at - back, 1)
+    assert it.figures["whole after the link, s"] < 120
+    assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the rest served
+
+
+@pytest.mark.slow
+def test_the_host_of_rabbitmq1_and_redis_is_lost_for_a_minute(stack: Stack) -> None:
+    with scenario(stack, "host of rabbitmq1 and Redis lost for a minute") as it:
+        it.strike()
+        with powered_off(stack.bed.hosts, "manager1"):
+            time.sleep(max(0.0, it.at + FAULT_S - time.time()))  # the length of the fault
+        it.figures["coordination after the host, s"] = round(wait_coordination(stack, 2, 120), 1)
+        it.figures["whole, s"] = round(it.wait_whole(240), 1)
+    assert it.figures["coordination after the host, s"] < 10
+    assert it.figures[FIRST_CONFIRM] < 30
+    assert it.figures["no task ran for, s"] < 30
+
+
+@pytest.mark.slow
+def test_a_copy_brings_back_what_redis_and_the_broker_had(stack: Stack) -> None:
+    folder, exchange = stack.bed.folder / "copy", f"/exchanges/{VHOST}/kept.by.a.copy"
+    stack.redis("set", "fog:kept", "before")
+    stack.api(exchange, method="PUT", body='{"type":"topic","durable":true}')
+    stack.make("backup", "--out", str(folder), host="manager1")
+    stack.redis("set", "fog:kept", "after")
+    stack.api(exchange, method="DELETE")
+    stack.make("restore", str(folder), "--yes", host="manager1")
+    assert stack.redis("get", "fog:kept") == "before"
+    assert "kept.by.a.copy" in stack.exchanges()
+    with scenario(stack, "after a restore") as it:
+        it.strike()
+        it.wait_whole(60)
+
+
+@pytest.mark.slow
+def test_an_update_of_everything_fails_nothing(stack: Stack) -> None:
+    tag = f"{stack.tag}-next"
+    retag(stack.bed, stack.tag, tag)
+    stack.pull(tag)
+    with scenario(stack, "rolling update of the whole stack") as it:
+        it.strike()
+        stack.update(tag)
+        it.figures["updated, s"] = round(time.time() - it.at, 1)
+        it.wait_whole(120)
+    high = [wait for lane, wait in it.report["wait_p99_s"].items() if "high_priority" in lane]
+    assert max(high) < 10
+    assert it.report["refused"] == {}
+    assert all(image.endswith(f":{tag}") for image in stack.images())

@@ -1,19 +1,17 @@
-"""The task of the load. It leaves a trace of each run where the load counts them: a datagram to its address."""
+"""The task of the load. It leaves a trace of each run on standard output, where the engine of its host keeps it."""
 
 from __future__ import annotations
 
-import socket
-from contextlib import suppress
+import os
 
 from fogactors import task
 
-_SOCKET = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-_SOCKET.setblocking(False)
+TRACE = "ran"
+"""How a trace begins; the load's name and the task's number follow."""
 
 
 @task(name="swarm.touch")
-async def touch(number: int, host: str, port: int) -> int:
-    """Says that this number ran. A trace that cannot be sent is left out: runs are counted, not promised."""
-    with suppress(OSError):
-        _SOCKET.sendto(b"%d" % number, (host, port))
+async def touch(load: str, number: int) -> int:
+    """Says that this number ran. One write, so that no line of the log gets into it."""
+    os.write(1, f"{TRACE} {load} {number}\n".encode("ascii"))
     return number
