@@ -160,7 +160,7 @@ def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
         it.wait_whole(240)
         it.figures["whole after the other was started, s"] = round(it.whole_at - back, 1)
         done = [event["action"] for event in it.planned("rabbitmq2") if event["action"] in TAKEN_BACK]
-    assert done == ["ForgetThenJoin", "Join"]
+    assert set(done) == {"ForgetThenJoin", "Join"}
     assert it.figures["whole after the other was started, s"] < 90
 
 
