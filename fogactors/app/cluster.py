@@ -52,4 +52,5 @@ def broker_definitions(settings: Settings, *, queues: bool) -> Mapping[str, Any]
     whole = definitions(topology_of(settings), vhost)
     if not queues:
         whole |= {"queues": [], "bindings": []}
-    return whole | user_definitions(users_of(settings.users), [tier.name for tier in settings.tiers], vhost)
+    users = users_of(settings.users, settings.exchanges, settings.queues)
+    return whole | user_definitions(users, [tier.name for tier in settings.tiers], vhost)

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 import anyio
 
 from fogactors.app.reach import broker_error
-from fogactors.app.settings import Settings
+from fogactors.app.settings import Settings, system_topology
+from fogactors.app.settings_topology import declared_topology
 from fogactors.bus import Bus, MemoryBroker, MemoryBus, QueueDepth
 from fogactors.bus.amqp import AmqpBus
 from fogactors.coord import Coord, MemoryCoord, MemoryStore
@@ -27,7 +28,7 @@ from fogactors.errors import (
     StoppedAtBoot,
     TopologyMismatch,
 )
-from fogactors.wire import Topology, fog_topology
+from fogactors.wire import Topology
 from fogactors.wire.access import ACCESS_ROLES, AccessRole, part_of
 
 __all__ = ["Embedded", "Remote", "Services", "part_for", "topology_of"]
@@ -52,11 +53,8 @@ class Services(Protocol):
 
 
 def topology_of(settings: Settings) -> Topology:
-    return fog_topology(
-        tuple(tier.name for tier in settings.tiers),
-        retention_s=settings.dlq.retention_s,
-        events_max_length=settings.events.max_length,
-    )
+    """The system's, and what `[exchanges]`, `[queues]` and `[policies]` declare."""
+    return system_topology(settings) + declared_topology(settings.exchanges, settings.queues, settings.policies)
 
 
 def part_for(settings: Settings, roles: Sequence[str], tiers: Sequence[str] | None) -> Topology:

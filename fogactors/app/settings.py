@@ -14,23 +14,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from msgspec import Meta
 
-from fogactors.app.settings_load import load_tree, masked, wrong
+from fogactors.app.settings_load import YEAR_S, dotted, load_tree, masked, wrong
 from fogactors.app.settings_tls import TlsSettings, tls_conflicts, with_tls
+from fogactors.app.settings_topology import ExchangeSettings, PolicySettings, QueueSettings, topology_conflicts
 from fogactors.app.settings_users import DEFAULT_USERS, UserSettings, find_user, user_conflicts, with_login
 from fogactors.messages import Reason
 from fogactors.tasks.limits import CONSUMER_TIMEOUT_S, SETTLE_MARGIN_S, longest_s
 from fogactors.tasks.once import IDEMPOTENCY_TTL_S
-from fogactors.wire.topology import EVENTS_MAX_LENGTH
+from fogactors.wire.topology import EVENTS_MAX_LENGTH, Topology, fog_topology
 
-__all__ = ["DEFAULT_FILE", "DEFAULT_TIERS", "Settings", "TierSettings", "UserSettings", "load", "masked"]
+__all__ = [
+    "DEFAULT_FILE",
+    "DEFAULT_TIERS",
+    "Settings",
+    "TierSettings",
+    "UserSettings",
+    "load",
+    "masked",
+    "system_topology",
+]
 
 DEFAULT_FILE: Final = "actors.toml"
-
-YEAR_S: Final = 31_536_000.0
 
 Seconds = Annotated[float, Meta(gt=0, le=YEAR_S)]
 """Bounded above too, because event loops refuse timers that are centuries away."""
@@ -256,6 +264,9 @@ class Settings:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     dlq: DlqSettings = DlqSettings()
     events: EventsSettings = EventsSettings()
+    exchanges: tuple[ExchangeSettings, ...] = ()
+    queues: tuple[QueueSettings, ...] = ()
+    policies: tuple[PolicySettings, ...] = ()
     users: tuple[UserSettings, ...] = DEFAULT_USERS
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()
@@ -265,9 +276,9 @@ class Settings:
         """Every dotted key with its value, e.g. `executor.drain_s`, `tiers.light.cpu` and `dlq.failed.max_replays`, in
         the order of the file."""
         for table in fields(self):
-            if table.name in ("tiers", "users"):
-                for row in getattr(self, table.name):
-                    yield from _items(f"{table.name}.{row.name}", row, without="name")
+            if isinstance(rows := getattr(self, table.name), tuple):
+                for row in cast("tuple[Any, ...]", rows):
+                    yield from _items(dotted(table.name, row.name, ""), row, without="name")
             elif table.name != "provenance":
                 yield from _items(table.name, getattr(self, table.name))
 
@@ -297,8 +308,10 @@ def load(path: Path | None, env: Mapping[str, str], *, default_ok: bool) -> Sett
     values, provenance = load_tree(Settings, path, env)
     settings = replace(Settings(**values), provenance=MappingProxyType(provenance))
     for keys, text in conflicts(settings):
-        # The first of the keys that somebody has set: a default is never the one to change.
-        source = next((settings.source(key) for key in keys if settings.source(key) != "default"), "default")
+        # The first of the keys that somebody has set: a default is never the one to change. A table may have no keys.
+        source = next(
+            (settings.source(key) for key in keys if settings.source(key) != "default"), str(path or "default")
+        )
         raise wrong(source, keys[0], text)
     return _with_whole_urls(settings)
 
@@ -315,6 +328,15 @@ def _with_whole_urls(settings: Settings) -> Settings:
         settings,
         bus=replace(bus, url=whole(bus.url), management_url=whole(bus.management_url)),
         coord=replace(coord, url=whole(coord.url)),
+    )
+
+
+def system_topology(settings: Settings) -> Topology:
+    """Without what the applications declare."""
+    return fog_topology(
+        tuple(tier.name for tier in settings.tiers),
+        retention_s=settings.dlq.retention_s,
+        events_max_length=settings.events.max_length,
     )
 
 
@@ -352,6 +374,13 @@ def conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             )
             yield (f"dlq.{reason}.retention_s", "dlq.retention_s"), text
     yield from tls_conflicts(settings.tls)
+    yield from topology_conflicts(
+        settings.exchanges,
+        settings.queues,
+        settings.policies,
+        [user.name for user in settings.users],
+        system_topology(settings),
+    )
     yield from user_conflicts(settings.users, [tier.name for tier in settings.tiers], settings.node.user)
     budget_s, drain_s = settings.shutdown.budget_s, settings.executor.drain_s
     if budget_s <= drain_s:

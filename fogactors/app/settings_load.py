@@ -1,7 +1,8 @@
 """Reads a tree of frozen dataclasses from a TOML file, the environment and secret files. Knows none of their keys.
 
 The root's fields are tables: a dataclass is `[table]`, a dataclass within it `[table.<field>]`, and a tuple of
-dataclasses is `[table.<name>]`, any number of them, in order. msgspec checks types and ranges; the messages are ours,
+dataclasses is `[table.<name>]`, any number of them, in order; what names there may be says the type of its `name`, and
+one with a dot is written in quotes, `[table."a.b"]`. msgspec checks types and ranges; the messages are ours,
 because its own name Python types and a JSON path, and whoever edits a file wants its table, its key and the nearest
 name that exists.
 """
@@ -23,11 +24,14 @@ from msgspec import inspect
 
 from fogactors.errors import ConfigError
 
-__all__ = ["ENV_PREFIX", "env_name", "load_tree", "masked", "wrong"]
+__all__ = ["ENV_PREFIX", "YEAR_S", "dotted", "env_name", "load_tree", "masked", "wrong"]
 
 ENV_PREFIX: Final = "FOGACTORS_"
+YEAR_S: Final = 31_536_000.0
 _IGNORED_ENV: Final = "FOGACTORS_TEST_"
 _ROW_NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_ROW_WORDS: Final = "lower-case letters, digits and single _"
+_NO_WORD: Final = re.compile(r"[^A-Za-z0-9_]")
 
 
 class _Given(NamedTuple):
@@ -53,6 +57,17 @@ class _Table:
         left_out = {"name"} if self.named else self.nested
         return {key: hint for key, hint in hints.items() if key not in left_out}
 
+    def row_problem(self, row: str) -> str:
+        """Empty for a good name."""
+        info = inspect.type_info(get_type_hints(self.type, include_extras=True)["name"])
+        if not isinstance(info, inspect.Metadata):
+            return "" if _ROW_NAME.fullmatch(row) else f"expected {_ROW_WORDS}"
+        try:
+            msgspec.convert(row, get_type_hints(self.type, include_extras=True)["name"])
+        except msgspec.ValidationError:
+            return f"expected {_expected(info, row, text=False)}"
+        return ""
+
     @property
     def needed(self) -> list[str]:
         """The keys that have no default of their own."""
@@ -66,14 +81,23 @@ class _Table:
 
 
 def wrong(source: str, key: str, text: str) -> ConfigError:
-    """The one form of every message: source, table, key, what is wrong. `key` is dotted."""
-    table, _, last = key.rpartition(".")
+    """The one form of every message: source, table, key, what is wrong. `key` is dotted, or a table's whose name is in
+    quotes."""
+    table, _, last = ("", "", key) if key.endswith('"') else key.rpartition(".")
     return ConfigError(f"{source}: [{table}] {last}: {text}" if table else f"{source}: [{last}]: {text}")
 
 
 def env_name(key: str) -> str:
-    """The variable that sets a dotted key: `executor.drain_s` is `FOGACTORS_EXECUTOR__DRAIN_S`."""
-    return ENV_PREFIX + key.replace(".", "__").upper()
+    """The variable that sets a dotted key: `executor.drain_s` is `FOGACTORS_EXECUTOR__DRAIN_S`, and of a name in quotes
+    every other sign is a `_`: `queues."audit.events".max_length` is `FOGACTORS_QUEUES__AUDIT_EVENTS__MAX_LENGTH`."""
+    parts = key.split('"')
+    parts[1::2] = [_NO_WORD.sub("_", name) for name in parts[1::2]]
+    return ENV_PREFIX + "".join(parts).replace(".", "__").upper()
+
+
+def dotted(table: str, row: str, key: str) -> str:
+    """`executor.drain_s`, `tiers.light.cpu`, `queues."audit.events".max_length`."""
+    return ".".join(part for part in (table, f'"{row}"' if _NO_WORD.search(row) else row, key) if part)
 
 
 def load_tree(root: type, path: Path | None, env: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -87,7 +111,7 @@ def load_tree(root: type, path: Path | None, env: Mapping[str, str]) -> tuple[di
         source = str(path)
         tables, given = _from_document(tables, _parse(path), source)
     hints = {
-        _dotted(name, row, key): hint
+        dotted(name, row, key): hint
         for name, table in tables.items()
         for row in table.rows
         for key, hint in table.hints.items()
@@ -115,10 +139,6 @@ def _add_table(tables: dict[str, _Table], name: str, kind: Any, default: object)
     table = tables[name] = _Table(kind, False, {"": default})
     for key, nested in table.nested.items():
         _add_table(tables, f"{name}.{key}", nested, getattr(default, key))
-
-
-def _dotted(table: str, row: str, key: str) -> str:
-    return ".".join(part for part in (table, row, key) if part)
 
 
 # -- the file
@@ -157,14 +177,14 @@ def _from_document(
         keys = _table(content, source, name)
         rows = keys if table.named else {"": keys}
         if table.named:
-            if not rows:
+            if not rows and table.rows:
                 raise wrong(source, name, f"expected at least one table, e.g. [{name}.{next(iter(table.rows))}]")
             # What the file names takes the place of the default rows: half a list of one's own would surprise.
             tables[name] = _Table(table.type, True, dict.fromkeys(rows))
         for row, values in rows.items():
-            if table.named and not _ROW_NAME.fullmatch(row):
-                raise wrong(source, name, f"{_shown(row)} is no name; expected lower-case letters, digits and single _")
-            prefix = f"{name}.{row}" if row else name
+            if table.named and (problem := table.row_problem(row)):
+                raise wrong(source, name, f"{_shown(row)} is no name; {problem}")
+            prefix = dotted(name, row, "")
             for key, value in _table(values, source, prefix).items():
                 if key in table.nested:
                     pending.append((f"{name}.{key}", value))
@@ -243,7 +263,7 @@ def _expected(info: inspect.Type, value: object, text: bool) -> str:
         case inspect.Metadata():
             return cast("dict[str, str]", info.extra_json_schema)["description"]
         case inspect.LiteralType():
-            return f"one of {', '.join(map(str, info.values))}"
+            return f"one of {', '.join(str(value) for value in info.values if value != '')}"
         case inspect.VarTupleType():
             return "a list of text"
         case inspect.BoolType():
@@ -267,13 +287,13 @@ def _build(name: str, tables: Mapping[str, _Table], values: Mapping[str, Any], s
     for row, default in table.rows.items():
         arguments: dict[str, Any] = {"name": row} if table.named else {}
         for key in table.hints:
-            dotted = _dotted(name, row, key)
-            if dotted in values:
-                arguments[key] = values[dotted]
+            full = dotted(name, row, key)
+            if full in values:
+                arguments[key] = values[full]
             elif default is not None:
                 arguments[key] = getattr(default, key)
             elif key in table.needed:
-                raise wrong(source, dotted, f"missing; each table of [{name}] states {', '.join(table.needed)}")
+                raise wrong(source, full, f"missing; each table of [{name}] states {', '.join(table.needed)}")
         arguments |= {key: _build(f"{name}.{key}", tables, values, source) for key in table.nested}
         built.append(table.type(**arguments))
     return tuple(built) if table.named else built[0]

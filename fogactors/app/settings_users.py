@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from msgspec import Meta
 
+from fogactors.app.settings_topology import ExchangeSettings, QueueSettings
 from fogactors.wire.access import ACCESS_ROLES, AccessRole, User
 
 __all__ = ["DEFAULT_USERS", "UserSettings", "find_user", "user_conflicts", "users_of", "with_login"]
@@ -52,10 +53,26 @@ DEFAULT_USERS: Final = (
 )
 
 
-def users_of(users: Sequence[UserSettings]) -> tuple[User, ...]:
-    """Those of the settings as `fogactors.wire.access` takes them, also those without a password."""
+def users_of(
+    users: Sequence[UserSettings],
+    exchanges: Sequence[ExchangeSettings] = (),
+    queues: Sequence[QueueSettings] = (),
+) -> tuple[User, ...]:
+    """Those of the settings as `fogactors.wire.access` takes them, also those without a password; and what of the
+    applications' exchanges and queues each may use."""
     return tuple(
-        User(each.login_name, cast("tuple[AccessRole, ...]", each.roles), each.tiers, each.password) for each in users
+        User(
+            each.login_name,
+            cast("tuple[AccessRole, ...]", each.roles),
+            each.tiers,
+            each.password,
+            writes=tuple(exchange.name for exchange in exchanges if each.name in exchange.publishers),
+            reads=(
+                *(exchange.name for exchange in exchanges if each.name in exchange.subscribers),
+                *(queue.name for queue in queues if each.name in queue.readers),
+            ),
+        )
+        for each in users
     )
 
 

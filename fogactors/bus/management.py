@@ -23,6 +23,8 @@ from fogactors.wire.topology import Family, Policy, Queue, Topology
 __all__ = ["Difference", "Management", "definitions", "policy_definition", "policy_name"]
 
 TIMEOUT_S: Final = 10.0
+REPLACE: Final = "the broker refuses to change it (PRECONDITION_FAILED): empty and delete it, then apply again"
+UNBIND: Final = "messages come by it as well: unbind it, or add it to the bindings"
 
 _KEYS: Final = (
     ("max_length", "max-length"),
@@ -61,9 +63,10 @@ def _policy(queue: Queue) -> dict[str, Any]:
     }
 
 
-def _family_policy(family: Family) -> dict[str, Any]:
-    """Of a lower priority than that of a queue by its whole name."""
-    return {**_policy(family.queue), "pattern": f"^{re.escape(family.prefix)}", "priority": 5}
+def _family_policy(family: Family, families: tuple[Family, ...]) -> dict[str, Any]:
+    """Of a lower priority than that of a queue by its whole name, and of a higher one than those of wider families."""
+    wider = sum(each is not family and family.prefix.startswith(each.prefix) for each in families)
+    return {**_policy(family.queue), "pattern": f"^{re.escape(family.prefix)}", "priority": 5 + wider}
 
 
 def _policies(topology: Topology) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -74,7 +77,7 @@ def _policies(topology: Topology) -> Iterator[tuple[str, dict[str, Any]]]:
         if policy_definition(queue) and not (queue.policy == Policy() and queue.name.startswith(prefixes)):
             yield policy_name(queue.name), _policy(queue)
     for family in topology.families:
-        yield policy_name(family.queue.name), _family_policy(family)
+        yield policy_name(family.queue.name), _family_policy(family, topology.families)
 
 
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
@@ -120,14 +123,17 @@ def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as the topology says. `what`: `exchange tasks.direct`, `policy fog.dlq` ..."""
+    """One thing that is not as the topology says. `what`: `exchange tasks.direct`, `policy fog.dlq` ... `todo`: what an
+    operator has to do, where declaring it again does not mend it. `fatal`: a declare would be refused for it."""
 
     what: str
     wanted: str
     found: str
+    todo: str = ""
+    fatal: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what}: wanted {self.wanted}, found {self.found}"
+        return f"{self.what}: wanted {self.wanted}, found {self.found}" + (f"; {self.todo}" if self.todo else "")
 
 
 class Management:
@@ -164,15 +170,11 @@ class Management:
         found: list[Difference] = []
         exchanges = {each["name"]: each for each in await self._list("exchanges")}
         for exchange in topology.exchanges:
-            there = exchanges.get(exchange.name)
-            if there is None or there["type"] != exchange.type:
-                found.append(Difference(f"exchange {exchange.name}", exchange.type, there["type"] if there else "none"))
+            found.extend(_entity_differences("exchange", exchange.name, exchange.type, exchanges.get(exchange.name)))
         queues = {each["name"]: each for each in await self._list("queues")}
         policies = await self._list("policies")
         for queue in topology.queues:
-            there = queues.get(queue.name)
-            if there is None or there["type"] != queue.type:
-                found.append(Difference(f"queue {queue.name}", queue.type, there["type"] if there else "none"))
+            found.extend(_entity_differences("queue", queue.name, queue.type, queues.get(queue.name)))
             found.extend(_policy_differences(queue, policies))
         for family in topology.families:
             found.extend(_policy_differences(family.queue, policies))
@@ -180,7 +182,16 @@ class Management:
         for binding in topology.bindings:
             if (binding.exchange, binding.key, binding.queue) not in bound:
                 found.append(Difference(f"binding of {binding.queue} to {binding.exchange}", repr(binding.key), "none"))
+        ours = {(each.exchange, each.key, each.queue) for each in topology.bindings}
+        names = {queue.name for queue in topology.queues}
+        for source, key, name in sorted(bound - ours):
+            if source and name in names:  # every queue is bound to the default exchange
+                found.append(Difference(f"binding of {name} to {source}", "none", repr(key), UNBIND))
         return found
+
+    async def create_vhost(self) -> None:
+        """If there is none."""
+        await self._call("PUT", f"/api/vhosts/{self._vhost}", needs="the tag administrator")
 
     async def delete_queue(self, name: str) -> None:
         await self._call("DELETE", f"/api/queues/{self._vhost}/{quote(name, safe='')}")
@@ -188,7 +199,7 @@ class Management:
     async def _list(self, what: str) -> list[dict[str, Any]]:
         return await self._call("GET", f"/api/{what}/{self._vhost}")
 
-    async def _call(self, method: str, path: str, *, json: Any = None) -> Any:
+    async def _call(self, method: str, path: str, *, json: Any = None, needs: str = "the tag policymaker") -> Any:
         where = f"the management API at {self._client.base_url}"
         try:
             answer = await self._client.request(method, path, json=json)
@@ -201,7 +212,7 @@ class Management:
         if answer.status_code == 404 and method == "GET":
             raise AccessRefused(f"{where} knows no virtual host {self._vhost_name!r}; create it, or correct [bus] url")
         if 400 <= answer.status_code < 500:
-            needs = "a right password and the tag management" if method == "GET" else "the tag policymaker"
+            needs = "a right password and the tag management" if method == "GET" else needs
             raise AccessRefused(f"{where} refuses user {self._user!r} {method} {path}, which needs {needs}: {text}")
         if answer.status_code >= 500:
             raise BusUnavailable(f"{where} answered {answer.status_code} to {method} {path}: {text}")
@@ -234,6 +245,22 @@ def _trusted(url: str) -> ssl.SSLContext | bool:
     except OSError as error:  # ssl.SSLError too
         raise ConfigError(f"[bus] management_url: its TLS files cannot be used: {error}") from error
     return context
+
+
+def _entity_differences(what: str, name: str, kind: str, there: dict[str, Any] | None) -> Iterator[Difference]:
+    """Of a queue or an exchange: what a broker never changes, but refuses a declare for."""
+    if there is None:
+        yield Difference(f"{what} {name}", kind, "none")
+        return
+    if there["type"] != kind:
+        yield Difference(f"{what} {name}", kind, there["type"], REPLACE, fatal=True)
+        return
+    for key, wanted in (("durable", True), ("auto_delete", False), ("internal", False), ("exclusive", False)):
+        if there.get(key, wanted) != wanted:
+            yield Difference(f"{what} {name} {key}", str(wanted).lower(), str(there[key]).lower(), REPLACE, fatal=True)
+    for key, value in sorted(there["arguments"].items()):
+        if key != "x-queue-type":
+            yield Difference(f"{what} {name} argument {key}", "none", str(value), REPLACE, fatal=True)
 
 
 def _policy_differences(queue: Queue, policies: list[dict[str, Any]]) -> Iterator[Difference]:

@@ -180,13 +180,15 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
 @dataclass(frozen=True, slots=True)
 class User:
     """`name`: the login, the same at the broker and in Redis. `tiers`: those that a tier-executor serves, none: all; it
-    may read the queues of the smaller ones as well, because it helps them. Raises `SpecError` for a role that there is
-    not."""
+    may read the queues of the smaller ones as well, because it helps them. `writes`, `reads`: exchanges, and exchanges
+    and queues, that applications have declared and let it use. Raises `SpecError` for a role that there is not."""
 
     name: str
     roles: tuple[AccessRole, ...]
     tiers: tuple[str, ...] = ()
     password: str = field(default="", repr=False)
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for role in self.roles:
@@ -230,7 +232,8 @@ def permissions(user: User, tiers: Sequence[str]) -> Permissions:
     reads = [_quoted(name) for grant in grants for name in grant.read]
     if any(grant.tasks for grant in grants):
         reads += [_quoted(name) for name in _task_queues(user.tiers or tuple(tiers), tuple(tiers))]
-    writes = [_quoted(name) for grant in grants for name in grant.write]
+    reads += [_quoted(name) for name in user.reads]
+    writes = [_quoted(name) for names in (*(grant.write for grant in grants), user.writes) for name in names]
     made = control + [_family(prefix) for grant in grants for prefix in grant.makes]
     seen = [_family(prefix) for grant in grants for prefix in grant.sees]
     return Permissions(_anchored(made), _anchored(made + seen + writes), _anchored(made + reads))

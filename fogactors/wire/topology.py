@@ -139,7 +139,8 @@ class Queue:
 @dataclass(frozen=True, slots=True)
 class Family:
     """Queues that are made while the system runs, by whoever needs them: all whose names begin with `prefix`. Only
-    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family."""
+    their policy is the topology's, one for all of them. A queue with a policy of its own is not of the family, and of
+    two families that fit the one with the longer prefix has it."""
 
     prefix: str
     policy: Policy

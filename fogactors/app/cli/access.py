@@ -21,7 +21,7 @@ def show(json: Json = False) -> None:
     """What each user of [users] may do, from its roles and tiers: in the virtual host, and in Redis."""
     settings = load_settings()
     tiers = [tier.name for tier in settings.tiers]
-    rows = [_row(user, tiers) for user in users_of(settings.users)]
+    rows = [_row(user, tiers) for user in users_of(settings.users, settings.exchanges, settings.queues)]
     if json:
         print_json(rows)
         return

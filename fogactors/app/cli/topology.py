@@ -13,9 +13,9 @@ from fogactors.app.cli.common import Json, load_settings, print_json
 from fogactors.app.cli.common import run as run_main
 from fogactors.app.services import topology_of
 from fogactors.app.settings import Settings
-from fogactors.bus.amqp import AmqpBus
+from fogactors.app.topology import apply_topology, diff_topology, is_embedded
 from fogactors.bus.hosts import parse_hosts
-from fogactors.bus.management import Difference, Management, definitions, policy_definition
+from fogactors.bus.management import definitions, policy_definition
 from fogactors.errors import ConfigError
 from fogactors.observe.trees import plain_table
 from fogactors.wire import Topology
@@ -59,11 +59,14 @@ def show(json: Json = False) -> None:
 
 
 @topology.command()
-def apply(json: Json = False) -> None:
+def apply(
+    create_vhost: Annotated[bool, typer.Option("--create-vhost", help="Make the virtual host first.")] = False,
+    json: Json = False,
+) -> None:
     """Make the broker have it: policies first, then exchanges, queues and bindings. May be repeated. Exits 2 when
     something could not be mended."""
     settings = _remote(load_settings())
-    run_main(lambda: _apply(settings, json))
+    run_main(lambda: _apply(settings, create_vhost, json))
 
 
 @topology.command()
@@ -79,7 +82,7 @@ def export(
 ) -> None:
     """Print definitions.json: for a broker that loads it at boot. It has no users in it."""
     settings = load_settings()
-    vhost = "/fog" if settings.bus.url.startswith("memory:") else parse_hosts(settings.bus.url).vhost
+    vhost = "/fog" if is_embedded(settings) else parse_hosts(settings.bus.url).vhost
     text = msgspec.json.format(msgspec.json.encode(definitions(topology_of(settings), vhost))).decode()
     if out is None:
         print(text)
@@ -90,53 +93,32 @@ def export(
         raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
 
 
-async def _apply(settings: Settings, json: bool) -> int:
-    wanted, vhost = topology_of(settings), parse_hosts(settings.bus.url).vhost
-    async with Management.open(settings.bus.management_url, vhost) as management:
-        before = await management.diff(wanted)
-        _refuse_other_kinds(before)
-        await management.apply_policies(wanted)
-        bus = AmqpBus(settings.bus.url, name="topology")
-        await bus.open()
-        try:
-            await bus.declare(wanted)
-        finally:
-            await bus.close()
-        left = await management.diff(wanted)
+async def _apply(settings: Settings, create_vhost: bool, json: bool) -> int:
+    done = await apply_topology(settings, create_vhost=create_vhost)
     if json:
-        print_json({"mended": len(before) - len(left), "left": left})
-        return EXIT_DIFFERENT if left else 0
-    mended = f"{len(before) - len(left)} differences mended" if before else "all there already"
-    print(f"{_count(wanted)}: {mended}")
-    for each in left:  # another's policy takes precedence over ours: to change it is the operator's decision
+        print_json({"mended": done.mended, "left": done.left})
+        return EXIT_DIFFERENT if done.left else 0
+    mended = f"{done.mended} differences mended" if done.mended or done.left else "all there already"
+    print(f"{_count(done.topology)}: {mended}")
+    for each in done.left:  # another's policy takes precedence over ours: to change it is the operator's decision
         print(f"not mended: {each}")
-    return EXIT_DIFFERENT if left else 0
+    return EXIT_DIFFERENT if done.left else 0
 
 
 async def _diff(settings: Settings, json: bool) -> int:
-    wanted, vhost = topology_of(settings), parse_hosts(settings.bus.url).vhost
-    async with Management.open(settings.bus.management_url, vhost) as management:
-        found = await management.diff(wanted)
+    found = await diff_topology(settings)
     if json:
         print_json(found)
     else:
         for each in found:
             print(each)
         if not found:
-            print(f"{_count(wanted)}: no difference")
+            print(f"{_count(topology_of(settings))}: no difference")
     return EXIT_DIFFERENT if found else 0
 
 
-def _refuse_other_kinds(differences: list[Difference]) -> None:
-    """What a declare cannot mend: a queue or exchange of the same name and another type. Deleting it is the operator's
-    decision."""
-    for each in differences:
-        if each.what.startswith(("queue ", "exchange ")) and each.found != "none":
-            raise ConfigError(f"{each}; delete or rename it first (nothing was changed)")
-
-
 def _remote(settings: Settings) -> Settings:
-    if settings.bus.url.startswith("memory:"):
+    if is_embedded(settings):
         raise ConfigError("[bus] url is memory://, which always has its topology; name a RabbitMQ, amqp://...")
     if not settings.bus.management_url:
         raise ConfigError("[bus] management_url is needed for this, e.g. http://user:password@host:15672")

@@ -330,7 +330,8 @@ class MemoryBroker:
     def _policy(self, queue: Queue) -> Policy:
         if queue.policy != Policy():
             return queue.policy
-        return next((each.policy for each in self._families if queue.name.startswith(each.prefix)), queue.policy)
+        fitting = [each for each in self._families if queue.name.startswith(each.prefix)]
+        return max(fitting, key=lambda each: len(each.prefix)).policy if fitting else queue.policy
 
     def _dead_letter(self, letter: DeadLetter) -> bool:
         """Whether every target has it now. No target at all counts as a refusal, as it does at RabbitMQ."""
