@@ -29,6 +29,7 @@ from fogactors.errors import ActorError, ConfigError
 from fogactors.messaging.handlers import Handler
 from fogactors.messaging.rpc_serving import CLOSE_S, Service, Serving, check_service
 from fogactors.messaging.session import Session
+from fogactors.wire.topology import RPC
 
 __all__ = ["RPCServer"]
 
@@ -42,7 +43,8 @@ class RPCServer:
     `math.rpc`. `concurrency`: requests that are carried out at once, in the loop or, with a plain function, in so many
     threads. `prefetch`: requests that the broker hands over before they are answered (by default `concurrency`; more
     of them saves a round trip, and takes them from other servers). `drain_s`: seconds that what runs may take on a
-    stop. `name`: of the connection, and what answers say who they are from.
+    stop. `name`: of the connection, and what answers say who they are from. `exchange`: a direct exchange, which must
+    exist; that of the callers.
 
     Raises `ConfigError` for what cannot be; on entering, what `Session.open` raises.
     """
@@ -56,6 +58,7 @@ class RPCServer:
         prefetch: int | None = None,
         drain_s: float = 10.0,
         name: str = "",
+        exchange: str = RPC,
     ) -> None:
         prefetch = concurrency if prefetch is None else prefetch
         if not 1 <= concurrency <= prefetch <= 65_535:
@@ -63,6 +66,7 @@ class RPCServer:
         if not 0 <= drain_s < math.inf:
             raise ConfigError(f"{service}: drain_s must be 0 or more and finite, not {drain_s}")
         self.service = check_service(service)
+        self.exchange = exchange
         self._broker = broker
         self._name = name or service
         self._concurrency, self._prefetch, self._drain_s = concurrency, prefetch, drain_s
@@ -110,7 +114,9 @@ class RPCServer:
         if self._handler is None:
             raise ConfigError(f"{self.service} has no handler; give it one with @server.handler")
         threads = anyio.CapacityLimiter(self._concurrency)
-        service = Service(self.service, self._handler, self._concurrency, self._prefetch, self._drain_s, threads)
+        service = Service(
+            self.service, self._handler, self._concurrency, self._prefetch, self._drain_s, threads, self.exchange
+        )
         session = self.session
         await session.start(
             ChildSpec(

@@ -98,16 +98,17 @@ class _Lost:
 class _Replies(Actor[Any]):
     """Reads the queue of answers, and looks after calls that have none."""
 
-    def __init__(self, session: Session, table: _Table) -> None:
+    def __init__(self, session: Session, table: _Table, exchange: str) -> None:
         self._session = session
         self._table = table
+        self._exchange = exchange
         self._consumer: Consumer | None = None
 
     async def on_start(self) -> None:
         bus = self._session.bus
         key = f"{REPLY_PREFIX}{secrets.token_hex(8)}"
         # Of the name of its user's own queues: the only ones that a user may make who has no more than it needs.
-        queue = await bus.open_exclusive(control_queue(self._session.user, key), ((RPC, key),))
+        queue = await bus.open_exclusive(control_queue(self._session.user, key), ((self._exchange, key),))
         self._consumer = await bus.consume(queue, self._take, prefetch=PREFETCH, on_lost=self._on_lost)
         self._table.open(_Line(key))
 
@@ -222,10 +223,12 @@ class _Table:
 class RPCClient:
     """Calls services; as many at a time as one likes. `async with` connects.
 
-    `broker`: a URL (see `Session.open`), or a session that others use as well. `name`: of the connection.
+    `broker`: a URL (see `Session.open`), or a session that others use as well. `name`: of the connection. `exchange`: a
+    direct exchange, which must exist; that of the servers.
     """
 
-    def __init__(self, broker: str | Session, *, name: str = "rpc-client") -> None:
+    def __init__(self, broker: str | Session, *, name: str = "rpc-client", exchange: str = RPC) -> None:
+        self.exchange = exchange
         self._broker = broker
         self._name = name
         self._session: Session | None = None
@@ -240,7 +243,7 @@ class RPCClient:
             if isinstance(session, str):
                 session = await stack.enter_async_context(Session.open(session, self._name))
             table = self._table
-            factory = lambda: _Replies(session, table)  # noqa: E731
+            factory = lambda: _Replies(session, table, self.exchange)  # noqa: E731
             await session.start(ChildSpec(id=self._id, factory=factory, mailbox=PREFETCH + 1))
             self._session = session
             self._stack = stack.pop_all()
@@ -306,7 +309,7 @@ class RPCClient:
         call = self._table.calls[id] = _Call(service, waiter, clock() + LOOK_AFTER_S)
         try:
             try:
-                await session.publish(RPC, service, message, timeout=left)
+                await session.publish(self.exchange, service, message, timeout=left)
             except Unroutable as error:
                 raise NoSuchService(f"call of {service}: nobody serves it: it has no queue; start a server") from error
             outcome = await call.waiter

@@ -122,6 +122,7 @@ class Service:
     prefetch: int
     drain_s: float
     threads: anyio.CapacityLimiter
+    exchange: str = RPC
 
 
 class Serving(Actor[Any]):
@@ -139,7 +140,8 @@ class Serving(Actor[Any]):
 
     async def on_start(self) -> None:
         queue, bus = service_queue(self._service.name), self._session.bus
-        await bus.declare(Topology(queues=(Queue(queue),), bindings=(Binding(RPC, self._service.name, queue),)))
+        binding = Binding(self._service.exchange, self._service.name, queue)
+        await bus.declare(Topology(queues=(Queue(queue),), bindings=(binding,)))
         self._consumer = await bus.consume(queue, self._take, prefetch=self._service.prefetch, on_lost=self._on_lost)
 
     async def run(self) -> None:
@@ -289,7 +291,8 @@ class Serving(Actor[Any]):
         message = Message(encode(reply), type="rpc_reply", correlation_id=request.id, persistent=False)
         timeout = max(left, LAST_WORD_S)
         # Not mandatory: a caller that has gone is no error.
-        await self._session.publish(RPC, request.reply_to, message, mandatory=False, timeout=timeout)
+        exchange = self._service.exchange
+        await self._session.publish(exchange, request.reply_to, message, mandatory=False, timeout=timeout)
 
     def _failed(self, request: RpcRequest, error: str) -> None:
         now, path, name = datetime.now(UTC), self.ctx.path, self._service.name
