@@ -108,9 +108,9 @@ def test_every_secret_is_given_and_no_value_is_in_the_file():
 
 
 def test_configs_are_the_images_own_files_under_versioned_names():
-    for config in STACK["configs"].values():
+    for name, config in STACK["configs"].items():
         assert (SWARM / config["file"]).is_file()
-        assert config["name"].endswith("_${FOG_CONFIG_HASH:-0}")
+        assert config["name"] == f"fog_{name}_${{FOG_CONFIG_{name.upper()}:-0}}"
     used = {each["source"] for service in SERVICES.values() for each in service["configs"]}
     assert used == STACK["configs"].keys()
 
@@ -127,8 +127,9 @@ def test_tls_is_for_all_and_only_servers_have_the_key():
         assert "ports" not in service  # Swarm would add them to those that there are
     assert set(TLS["secrets"]) == {"tls_ca", "tls_cert", "tls_key"}
     assert TLS["configs"].keys() <= STACK["configs"].keys()
-    for config in TLS["configs"].values():
+    for name, config in TLS["configs"].items():
         assert (SWARM / config["file"]).is_file()
+        assert config["name"] == f"fog_{name}_tls_${{FOG_CONFIG_{name.upper()}:-0}}"
 
 
 def test_with_tls_nothing_listens_without_it():

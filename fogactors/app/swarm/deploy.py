@@ -61,7 +61,7 @@ def prepare(docker: Docker, name: str, stack: Stack, values: Mapping[str, str], 
     passed = {key: value for key, value in values.items() if key in LOGINS or key.startswith(PREFIX)}
     variables = {key: value for key, value in passed.items() if key not in PASSWORDS}
     variables |= {variable(key): secret for key, secret in names.items()}
-    variables["FOG_CONFIG_HASH"] = stack.config_hash()
+    variables |= stack.config_hashes()
     if switched_on(values, "FOG_TLS"):
         variables.setdefault("FOG_MANAGEMENT_PORT", "15671")
     return Deployment(name, stack, variables, tuple(made), _scaled(name, stack, there))

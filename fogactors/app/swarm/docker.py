@@ -81,6 +81,10 @@ class Docker:
         """`kind`: `node`, `service`, `task` ...; all of the names must be there. Raises `DockerFailed`."""
         return _json(self.run("inspect", "--type", kind, *names), ("inspect",)) if names else []
 
+    def inspect_kind(self, kind: str, *names: str) -> list[dict[str, Any]]:
+        """As `inspect`, for what `docker inspect --type` does not know: `config`, `secret`. Raises `DockerFailed`."""
+        return _json(self.run(kind, "inspect", *names), (kind, "inspect")) if names else []
+
     def attach(self, *words: str) -> int:
         """Run it with our own terminal, for as long as it likes; its exit code. Raises `DockerFailed`."""
         try:

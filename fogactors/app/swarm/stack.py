@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -73,16 +73,15 @@ class Stack:
         parsed = re.fullmatch(r"([0-9.]+)([bkmg]?)b?", limit)
         return int(float(parsed[1]) * _UNITS[parsed[2]]) >> 20 if parsed else 0
 
-    def config_hash(self) -> str:
-        """Eight hexadecimal digits that change with the content of any configuration file."""
-        digest = hashlib.sha256()
-        for path in self._config_files():
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise ConfigError(f"{path}: {error.strerror or error}; {self.files[0]} names it") from None
-            digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
-        return digest.hexdigest()[:8]
+    def config_hashes(self) -> dict[str, str]:
+        """Variable that the files expand to eight hexadecimal digits, which change with the content of that file alone:
+        what does not use it is not restarted. Raises `ConfigError`."""
+        found: dict[str, str] = {}
+        for document in self.documents:  # a later file's entry takes the place of an earlier one, as docker merges them
+            for key, config in _table(document, "configs").items():
+                if "file" in config:
+                    found[f"FOG_CONFIG_{key.upper()}"] = self._hash(self._path(config))
+        return found
 
     def only(self, services: Collection[str], folder: Path) -> list[Path]:
         """The files with these services alone, written to `folder`: docker leaves out nothing that it is not given, so
@@ -107,11 +106,11 @@ class Stack:
     def _path(self, config: Mapping[str, Any]) -> Path:
         return (self.files[0].parent / config["file"]).resolve()
 
-    def _config_files(self) -> Iterator[Path]:
-        for document in self.documents:
-            for config in _table(document, "configs").values():
-                if "file" in config:
-                    yield self._path(config)
+    def _hash(self, path: Path) -> str:
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}; {self.files[0]} names it") from None
 
     def _deploy(self, service: str) -> dict[str, Any]:
         return _table(self.services[service], "deploy")

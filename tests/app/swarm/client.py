@@ -168,3 +168,4 @@ def on_services(client: ScriptedClient, *looks: tuple[list[dict[str, Any]], list
     client.on("stack ps", *("".join(f"{each['ID']}\n" for each in tasks) for found, tasks in looks if found))
     client.on("inspect --type task", *(tasks for _, tasks in looks if tasks))
     client.on("node ls", lines({"ID": "id-m1", "Hostname": "m1"}))
+    client.on("config ls", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,21 +63,58 @@ def test_a_file_that_is_none(tmp_path, text, wrong):
         read_stack(tmp_path / "stack.yml", {})
 
 
-def test_the_hash_follows_the_configuration_files(tmp_path):
-    for name in ("a.conf", "b.conf"):
+def test_each_configuration_file_has_a_hash_of_its_own(tmp_path):
+    for name in ("a.conf", "b.conf", "tls.conf"):
         (tmp_path / name).write_text(name)
     (tmp_path / "swarm").mkdir()
     file = tmp_path / "swarm" / "stack.yml"
     file.write_text("services: {}\nconfigs: {a: {file: ../a.conf}, b: {file: ../b.conf}, c: {external: true}}\n")
+    (tmp_path / "swarm" / "tls.yml").write_text("configs: {a: {file: ../tls.conf}}\n")
     stack = read_stack(file, {})
-    first = stack.config_hash()
-    assert len(first) == 8
-    assert stack.config_hash() == first
+    first = stack.config_hashes()
+    assert first.keys() == {"FOG_CONFIG_A", "FOG_CONFIG_B"}
+    assert {len(each) for each in first.values()} == {8}
+    assert stack.config_hashes() == first
+    with_tls = read_stack(file, {"FOG_TLS": "on"}).config_hashes()
+    assert with_tls["FOG_CONFIG_A"] != first["FOG_CONFIG_A"]
+    assert with_tls["FOG_CONFIG_B"] == first["FOG_CONFIG_B"]
     (tmp_path / "b.conf").write_text("changed")
-    assert stack.config_hash() != first
+    changed = stack.config_hashes()
+    assert changed["FOG_CONFIG_A"] == first["FOG_CONFIG_A"]
+    assert changed["FOG_CONFIG_B"] != first["FOG_CONFIG_B"]
     (tmp_path / "b.conf").unlink()
     with pytest.raises(ConfigError, match=r"b\.conf: No such file or directory; .*stack\.yml names it"):
-        stack.config_hash()
+        stack.config_hashes()
+
+
+@pytest.mark.parametrize("switch", ["", *OVERRIDES])
+def test_another_redis_conf_is_another_name_for_what_redis_uses_alone(switch, tmp_path):
+    """As docker sees it: the names of a service's configs, expanded."""
+    root = FILE.parents[1]
+    shutil.copytree(root / "swarm", tmp_path / "swarm")
+    shutil.copytree(root / "images", tmp_path / "images")
+    shutil.copy(root / "actors.toml", tmp_path)
+    values = {switch: "on"} if switch else {}
+
+    def names() -> dict[str, set[str]]:
+        stack = read_stack(tmp_path / "swarm" / "stack.yml", values)
+        hashes = stack.config_hashes()
+        found = {key: each["name"] for document in stack.documents for key, each in document.get("configs", {}).items()}
+        assert {each[each.index("${") + 2 : each.index(":-")] for each in found.values()} == hashes.keys()
+        return {
+            service: {
+                re.sub(r"\$\{(\w+):-0\}", lambda m: hashes[m[1]], found[each["source"]]) for each in of["configs"]
+            }
+            for service, of in stack.services.items()
+        }
+
+    before = names()
+    with (tmp_path / "images/redis/redis.conf").open("a") as file:
+        file.write("maxclients 500\n")
+    assert {name for name, used in names().items() if used != before[name]} == {"redis"}
+    with (tmp_path / "images/rabbitmq/rabbitmq.conf").open("a") as file:
+        file.write("# changed\n")
+    assert {name for name, used in names().items() if used != before[name]} == {"redis", *read_stack(FILE, {}).brokers}
 
 
 def test_files_with_one_service_hold_what_it_had_and_find_their_configs(tmp_path):

@@ -55,6 +55,10 @@ def test_brokers_go_one_by_one_and_each_waits_for_members_and_replicas(fog, clie
     one = json.dumps(STATUS)
     # before: whole; after the first: a member is missing, then a replica, then whole; the rest: whole at once
     client.on("exec", one, whole, two, short, one, short, one, whole, one, whole, one, whole, one, whole)
+    old = [f"fog_redis_conf_0000000{day}" for day in (1, 2)]
+    client.on("config ls", "".join(f"{name}\n" for name in old))
+    client.on("config inspect", [{"CreatedAt": name[-1], "Spec": {"Name": name}} for name in old])
+    client.on("config rm", "")
     code, out, err = fog("swarm", "update", "--file", STACK)
     assert code == 0, err
     assert order(client) == ["?", "rabbitmq1", "?", "?", "?", "rabbitmq2", "?", "rabbitmq3", "?", "all", "?"]
@@ -66,6 +70,7 @@ def test_brokers_go_one_by_one_and_each_waits_for_members_and_replicas(fog, clie
         "rabbitmq2 (2 of 3)",
         "rabbitmq3 (3 of 3)",
         "all else",
+        f"removed, because nothing uses them any more: {old[0]}",
     ]
     assert "rabbitmq3" in out
     variables = [call.environment["FOG_SECRET_ERLANG_COOKIE"] for call in client.calls("stack deploy")]

@@ -12,17 +12,18 @@ from rich.console import Console
 from fogactors.app.cli.common import Json, print_json
 from fogactors.app.cli.swarm.shared import Certs, EnvFile, StackFile, StackName, Wait, docker, say
 from fogactors.app.swarm import deploy as stacks
-from fogactors.app.swarm.docker import Docker
+from fogactors.app.swarm.docker import Docker, DockerFailed
 from fogactors.app.swarm.doctor import examine, needs_of
 from fogactors.app.swarm.env import add_values, read_env, values_of, warnings
 from fogactors.app.swarm.nodes import nodes
+from fogactors.app.swarm.prune import prune
 from fogactors.app.swarm.secrets import missing
 from fogactors.app.swarm.services import ServiceState, look, service_names, wait_whole
 from fogactors.app.swarm.stack import Stack, read_stack
 from fogactors.errors import ConfigError
 from fogactors.observe.trees import plain_table
 
-__all__ = ["deploy", "down", "logs", "print_states", "scale", "status", "with_passwords"]
+__all__ = ["deploy", "down", "logs", "print_states", "prune_old", "scale", "status", "with_passwords"]
 
 
 def deploy(
@@ -46,10 +47,25 @@ def deploy(
     if not json:
         print(printed, end="")
     states = wait_whole(client, stack, list(read.services), wait, say) if wait else look(client, stack)
+    removed = prune_old(client, stack) if wait else []  # what is not known to be up may have to go back
     if json:
-        print_json({"secrets_made": wanted.secrets, "services": states})
+        print_json({"secrets_made": wanted.secrets, "removed": removed, "services": states})
     else:
         print_states(states)
+
+
+def prune_old(client: Docker, stack: str) -> list[str]:
+    """Remove secrets and configs that are superseded; their names. It is said, and that it did not go well is no more:
+    the stack is up."""
+    try:
+        removed, problems = prune(client, stack)
+    except DockerFailed as error:
+        removed, problems = [], [str(error)]
+    if removed:
+        say(f"removed, because nothing uses them any more: {', '.join(removed)}")
+    for each in problems:
+        say(f"an old secret or config was not removed: {each}")
+    return removed
 
 
 def _check_nodes(client: Docker, read: Stack, stack: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fogactors.app.cli.common import Json, print_json
-from fogactors.app.cli.swarm.operate import print_states, with_passwords
+from fogactors.app.cli.swarm.operate import print_states, prune_old, with_passwords
 from fogactors.app.cli.swarm.shared import Certs, EnvFile, StackFile, StackName, docker, say
 from fogactors.app.swarm.deploy import prepare
 from fogactors.app.swarm.stack import read_stack
@@ -33,7 +33,8 @@ def update(
     values = with_passwords(client, env, stack)
     wanted = prepare(client, stack, read_stack(file, values), values, certs)
     states = roll(client, wanted, step, say)
+    removed = prune_old(client, stack)
     if json:
-        print_json({"secrets_made": wanted.secrets, "services": states})
+        print_json({"secrets_made": wanted.secrets, "removed": removed, "services": states})
     else:
         print_states(states)
