@@ -10,10 +10,10 @@ from typing import Any, Final
 import anyio
 
 from fogactors.bus.base import Bus
-from fogactors.core import Actor, Exit, StopRequested
-from fogactors.errors import BusUnavailable
+from fogactors.core import Actor, Backoff, ChildSpec, Exit, StopRequested
+from fogactors.errors import AccessRefused, BusError, BusUnavailable
 
-__all__ = ["BusBlocked", "BusLink"]
+__all__ = ["BusBlocked", "BusLink", "LinkState", "link_spec"]
 
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 3.0
@@ -30,15 +30,41 @@ class BusBlocked:
     blocked: bool
 
 
+@dataclass(slots=True)
+class LinkState:
+    """`trouble`: why there is no connection; empty while there is one. It outlives the incarnations of a link."""
+
+    trouble: str = "not tried yet"
+
+
+def link_spec(bus: Bus, reconnect: Backoff, state: LinkState | None = None) -> ChildSpec:
+    """A link, whose connection is opened anew at the pace of `reconnect`, so that a failover takes no longer than it
+    must. A broker that refuses the login is not knocked at like that: its log would fill for nothing."""
+    known = state or LinkState()
+    return ChildSpec(
+        id="link",
+        factory=lambda: BusLink(bus, known),
+        start_s=OPEN_TIMEOUT_S + 5.0,
+        backoff=reconnect,
+        slow_after=(AccessRefused,),
+    )
+
+
 class BusLink(Actor[Any]):
     """First child under `rest_for_one`. The client library's own reconnecting is not used: its restore loop and
     ours would be two mechanisms for one job, and only ours can restart what stands on the connection."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, state: LinkState) -> None:
         self._bus = bus
+        self._state = state
 
     async def on_start(self) -> None:
-        await self._bus.open(timeout=OPEN_TIMEOUT_S)
+        try:
+            await self._bus.open(timeout=OPEN_TIMEOUT_S)
+        except BusError as error:
+            self._state.trouble = str(error)
+            raise
+        self._state.trouble = ""
 
     async def run(self) -> None:
         reason = ""
@@ -54,6 +80,7 @@ class BusLink(Actor[Any]):
             await self.ctx.wait_stop()
             tasks.cancel_scope.cancel()
         if reason:
+            self._state.trouble = f"the connection was lost: {reason}"
             raise BusUnavailable(f"{self.ctx.path}: the connection to the broker was lost: {reason}")
         raise StopRequested
 

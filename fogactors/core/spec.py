@@ -34,7 +34,8 @@ class ChildSpec:
 
     `factory` makes a new actor for each incarnation. `start_s`: seconds for `on_start`. `shutdown_s`: seconds
     between the request to stop and cancellation (0: cancelled at once). `mailbox`: messages; `overflow`: what a
-    full one does. `backoff`: this child's own pace where its supervisor pauses; without it the supervisor's.
+    full one does. `backoff`: this child's own pace where its supervisor pauses; without it the supervisor's, and so
+    after a start that failed with one of `slow_after`: what no hurry mends.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ChildSpec:
     mailbox: int = 1000
     overflow: Overflow = "block"
     backoff: Backoff | None = None
+    slow_after: tuple[type[Exception], ...] = ()
 
     def make(self) -> Actor[Any]:
         return self.factory()

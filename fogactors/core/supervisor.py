@@ -29,7 +29,7 @@ __all__ = ["Child", "Supervisor"]
 @dataclass(slots=True)
 class Child:
     """A place in a supervisor. `restarts` counts incarnations after the first that came up here; `pauses` those waits
-    in a row that did not help; `again` is the restart that is due."""
+    in a row that did not help; `again` is the restart that is due; `slow`: its pace does not count, but ours."""
 
     spec: ChildSpec | SupervisorSpec
     ref: Ref[Any]
@@ -39,6 +39,7 @@ class Child:
     up_since: float | None = None
     pauses: int = 0
     again: Timer | None = None
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,8 @@ class Supervisor(Actor[Any]):
 
     async def _pause(self, child: Child) -> None:
         """Siblings that do not depend on the child go on; it is tried again later, and later each time."""
-        own = child.spec.backoff if isinstance(child.spec, ChildSpec) else None  # a supervisor's is for its children
+        # a supervisor's is for its children
+        own = child.spec.backoff if isinstance(child.spec, ChildSpec) and not child.slow else None
         delay_s = (own or self.spec.backoff).delay(child.pauses, self.ctx.system.rng)
         child.pauses += 1
         affected = self._affected(child)
@@ -176,12 +178,16 @@ class Supervisor(Actor[Any]):
             try:
                 await self._start(each)
             except StartFailed as failed:
+                error = failed.__cause__ or failed
+                slow = isinstance(each.spec, ChildSpec) and isinstance(error, each.spec.slow_after)
+                if slow != each.slow:  # another trouble than before, with waits of its own
+                    each.slow, each.pauses = slow, 0
                 self.ctx.emit(
                     RestartFailed(
                         path=each.ref.path,
                         at=self.ctx.now(),
                         incarnation=self.ctx.system.incarnations.get(each.ref.path, 0),
-                        error=failed.__cause__ or failed,
+                        error=error,
                         pauses=each.pauses,
                     )
                 )
@@ -220,7 +226,7 @@ class Supervisor(Actor[Any]):
             await incarnation.settled.wait()
         self._waiting_for_start = None
         if incarnation.is_up:
-            child.state = "running"
+            child.state, child.slow = "running", False
             child.restarts += 1
             child.up_since = system.clock()
             return

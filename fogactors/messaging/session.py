@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import anyio
 
 from fogactors.bus.base import MAX_BODY, Bus, Message
-from fogactors.bus.link import BusLink
+from fogactors.bus.link import link_spec
 from fogactors.bus.memory import MemoryBus
 from fogactors.core import (
     ActorSystem,
@@ -90,8 +90,7 @@ class Session:
             bus = await _bus(stack, url, name, 2 * max_body + ENVELOPE_BYTES)
             await _connect(bus, timeout)
             actors = await stack.enter_async_context(ActorSystem(events=events))
-            link = ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0, backoff=RECONNECT)
-            await actors.start(_weather(_id(name), link))
+            await actors.start(_weather(_id(name), link_spec(bus, RECONNECT)))
             yield cls(name, bus, actors, max_body, unquote(urlsplit(url).username or "guest"))
 
     async def publish(

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from fogactors.bus.base import Bus
-from fogactors.bus.link import BusLink
+from fogactors.bus.link import LinkState, link_spec
 from fogactors.cluster.config import ClusterConfig
 from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
@@ -114,15 +114,13 @@ def with_link(context: RoleContext, id: str, bus: Bus, *children: ChildSpec) -> 
     """The shape of every tree that talks to the broker: the link first, so that all that stands on it goes and
     comes with it; and a pause instead of an escalation, because a broker that is down is weather, not a bug. Without
     its broker it is not ready."""
-    context.health.ready(f"broker/{id}", lambda: None if bus.is_open else "not connected")
+    state = LinkState()
+    context.health.ready(f"broker/{id}", lambda: None if bus.is_open else f"not connected: {state.trouble}")
     return SupervisorSpec(
         id=id,
         strategy="rest_for_one",
         exceeded="pause",
         intensity=context.intensity,
         backoff=context.backoff,
-        children=(
-            ChildSpec(id="link", factory=lambda: BusLink(bus), start_s=15.0, backoff=context.reconnect),
-            *children,
-        ),
+        children=(link_spec(bus, context.reconnect, state), *children),
     )

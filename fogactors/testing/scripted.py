@@ -77,13 +77,14 @@ class Life(NamedTuple):
 class Part:
     """What a child does by itself, in each incarnation; a test may change it at any time.
 
-    `fail_starts`: so many of the next starts fail. `start_takes_s`, `stop_takes_s`: seconds spent in `on_start` and
-    `on_stop`.
+    `fail_starts`: so many of the next starts fail, with an `error`. `start_takes_s`, `stop_takes_s`: seconds spent in
+    `on_start` and `on_stop`.
     """
 
     fail_starts: int = 0
     start_takes_s: float = 0.0
     stop_takes_s: float = 0.0
+    error: type[Exception] = ScriptedError
 
 
 class Script:
@@ -173,7 +174,7 @@ class ScriptedChild(Actor[Any]):
             await anyio.sleep(self.part.start_takes_s)
             if self.part.fail_starts > 0:
                 self.part.fail_starts -= 1
-                raise ScriptedError(f"{self.ctx.path} was told not to come up")
+                raise self.part.error(f"{self.ctx.path} was told not to come up")
         except BaseException:
             self._note("start failed")
             self.script.ends(self.ctx.path)

@@ -7,8 +7,8 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
-from fogactors.bus.link import BusBlocked, BusLink
-from fogactors.core import ActorSystem, ChildSpec
+from fogactors.bus.link import BusBlocked, link_spec
+from fogactors.core import ActorSystem, Backoff
 from fogactors.errors import BusUnavailable
 from tests.services import RabbitMQ
 
@@ -26,7 +26,7 @@ async def test_under_a_memory_alarm_publishing_waits_and_everything_else_goes_on
         await send(it.bus, n, *(b"before",) * 5)
         await it.bus.consume(n("q"), inbox, prefetch=1)
         async with system:
-            await system.start(ChildSpec(id="link", factory=lambda: BusLink(it.bus)))
+            await system.start(link_spec(it.bus, Backoff()))
             await rabbit.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
             try:
                 assert not it.bus.is_blocked  # nobody is told before the first publish

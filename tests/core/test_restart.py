@@ -23,6 +23,11 @@ from fogactors.core import (
 from fogactors.errors import ActorDead, RestartIntensityExceeded
 from fogactors.testing import Crash, Hang, Return, ScriptedError
 
+
+class Refusal(Exception):
+    """Trouble that hurry does not mend."""
+
+
 OFTEN = Intensity(max_restarts=100, period_s=1)
 
 
@@ -217,6 +222,24 @@ class TestPause:
             }
             assert delays["a"][:4] == [0.1, 0.2, 0.2, 0.2]
             assert delays["b"][:3] == [1, 2, 4]
+
+    async def test_what_no_hurry_mends_is_tried_at_the_supervisors_pace_and_each_kind_of_trouble_waits_anew(
+        self, tree, script
+    ):
+        async with tree:
+            own = replace(script.child("a"), backoff=Backoff(first_s=0.1, max_s=0.1, jitter=0), slow_after=(Refusal,))
+            await self.grow(tree, own)
+            script["a"].fail_starts = 20
+            await tree["a"].tell(Crash())
+            await anyio.sleep(1)
+            tree.recorder.clear()
+            script["a"].error = Refusal
+            await anyio.sleep(15.5)
+            assert [event.delay_s for event in tree.recorder.of(SupervisorPaused)] == [1, 2, 4, 8, 8]
+            tree.recorder.clear()
+            script["a"].error = ScriptedError
+            await anyio.sleep(8)
+            assert [event.delay_s for event in tree.recorder.of(SupervisorPaused)][:3] == [0.1] * 3
 
     async def test_delays_are_jittered(self, tree, script):
         tree.rng = random.Random(1)

@@ -9,7 +9,8 @@ import pytest
 from fogactors.app.probe import ask
 from fogactors.app.program import Program
 from fogactors.app.settings import ProbeSettings, Settings
-from fogactors.core import ActorStarted, Events
+from fogactors.core import ActorStarted, Events, RestartFailed, SupervisorPaused
+from fogactors.errors import AccessRefused
 from fogactors.observe.probe import probing
 from fogactors.roles.health import Health, StoreWatch, store_watch
 from fogactors.tasks.registry import Registry
@@ -68,11 +69,31 @@ async def test_a_program_is_ready_when_its_roles_are_connected():
         assert set(facts(health)) == {"loop", "program", "redis", "broker/dlq-reaper"}
         broker = program.services.broker
         broker.faults.down("closed on Sundays")
-        await eventually(lambda: facts(health)["broker/dlq-reaper"] == "not connected", "the broker is away")
+        away = "not connected: closed on Sundays"
+        await eventually(lambda: facts(health)["broker/dlq-reaper"] == away, "the broker is away")
         broker.faults.up()
         await recorder.wait_for(ActorStarted, path="fogactors/dlq-reaper/reaper", incarnation=2)
         assert facts(health)["broker/dlq-reaper"] == "ok"
     assert facts(health)["program"] == "stopping"
+
+
+async def test_a_broker_that_refuses_the_login_is_named_and_not_knocked_at_at_the_pace_of_a_failover():
+    settings, events = replace(Settings(), probe=ProbeSettings(port=1)), Events()
+    recorder, health = EventRecorder(events), Health()
+    async with Program.start(settings, ("dlq-reaper",), events=events, registry=Registry(), health=health) as program:
+        broker = program.services.broker
+        broker.faults.login_refused = "mq:5672 refuses user 'reaper': wrong name or password"
+        broker.faults.drop_connections()
+        slow = await recorder.wait_for(
+            SupervisorPaused, where=lambda event: event.delay_s > 2 * settings.bus.reconnect_max_s, timeout=10
+        )
+        assert slow.path == "fogactors/dlq-reaper"
+        refused = "not connected: mq:5672 refuses user 'reaper': wrong name or password"
+        assert facts(health)["broker/dlq-reaper"] == refused
+        assert isinstance(recorder.of(RestartFailed)[-1].error, AccessRefused)
+        broker.faults.login_refused = None
+        await recorder.wait_for(ActorStarted, path="fogactors/dlq-reaper/reaper", incarnation=2, timeout=5)
+        assert facts(health)["broker/dlq-reaper"] == "ok"
 
 
 async def test_whoever_asks_nobody_is_told_so():

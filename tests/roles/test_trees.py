@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from fogactors.bus import MemoryBroker, MemoryBus
-from fogactors.bus.link import BusLink
-from fogactors.core import ActorExited, ActorStarted, ActorSystem, ChildSpec
+from fogactors.bus.link import link_spec
+from fogactors.core import ActorExited, ActorStarted, ActorSystem, Backoff
 from fogactors.errors import BusUnavailable, NoTierFits, StartFailed
 from fogactors.roles import ROLES, up_tree
 from fogactors.roles.base import DRAIN_MARGIN_S
@@ -78,7 +78,7 @@ async def test_a_link_fails_with_the_reason_when_its_connection_is_lost():
     async with MemoryBroker() as broker, ActorSystem() as system:
         recorder = EventRecorder(system)
         bus = MemoryBus(broker, name="a")
-        await system.start(ChildSpec(id="link", factory=lambda: BusLink(bus), restart="temporary"))
+        await system.start(replace(link_spec(bus, Backoff()), restart="temporary"))
         assert bus.is_open
         broker.kill_connection("a", "somebody pulled the plug")
         event = await recorder.wait_for(ActorExited, path="link")
@@ -92,7 +92,7 @@ async def test_a_link_that_cannot_connect_does_not_start():
     async with MemoryBroker() as broker, ActorSystem() as system:
         broker.faults.down("closed on Sundays")
         with pytest.raises(StartFailed, match="closed on Sundays"):
-            await system.start(ChildSpec(id="link", factory=lambda: BusLink(MemoryBus(broker))))
+            await system.start(link_spec(MemoryBus(broker), Backoff()))
 
 
 @pytest.mark.asyncio

@@ -204,6 +204,8 @@ class MemoryBroker:
             raise BusUnavailable("the embedded broker does not run; open it with `async with MemoryBroker()`")
         if self.faults.down_reason is not None:
             raise BusUnavailable(self.faults.down_reason)
+        if self.faults.login_refused is not None:
+            raise AccessRefused(self.faults.login_refused)
         connection = Connection(name, stats)
         self._connections[connection] = None
         return connection

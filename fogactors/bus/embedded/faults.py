@@ -13,7 +13,7 @@ class Faults:
     """Faults that the broker consults at each publish, confirm, ack and open. Counts run down to nothing;
     states stay until they are taken back."""
 
-    __slots__ = ("_drop", "_lost_confirms", "_redeliver", "_refuse", "confirm_delay_s", "down_reason")
+    __slots__ = ("_drop", "_lost_confirms", "_redeliver", "_refuse", "confirm_delay_s", "down_reason", "login_refused")
 
     def __init__(self, drop: Callable[[str], int]) -> None:
         self._drop = drop
@@ -25,6 +25,9 @@ class Faults:
         publisher's own deadline is a publish that raises and still arrives."""
         self.down_reason: str | None = None
         """Why the broker is down; `None` while it is up."""
+        self.login_refused: str | None = None
+        """Why a login is refused, as with a password that is wrong; `None` while everybody may connect. Who is
+        connected stays so."""
 
     def refuse(self, name: str, times: int = 1) -> None:
         """Refuse the next publishes to an exchange, or to a queue, of this name: `QueueFull`."""
