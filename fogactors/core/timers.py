@@ -2,6 +2,9 @@
 
 A cancel scope per ask costs more than the ask. Timeouts are therefore kept in buckets of 10 ms, one heap entry each: an
 ask is added to and removed from a set, and is never early, at most one bucket late.
+
+What was cancelled or answered stays in the heap until it is due, or until half of the heap is such: then all of it is
+swept out, so that a million timers of an hour that were cancelled at once are not kept for an hour.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ TIMED_OUT: Final = object()
 """What a waiter that ran out of time is given."""
 
 _BUCKETS_PER_S: Final = 100
+_SWEEP_FROM: Final = 1024
+"""Entries of the heap that are never worth a sweep."""
 
 
 class Timer:
@@ -37,6 +42,11 @@ class Timer:
     def pending(self) -> bool:
         return self._armed and self._call is not None
 
+    @property
+    def matters(self) -> bool:
+        """Whether anything would be missed without it."""
+        return self.pending
+
     def cancel(self) -> None:
         self._call = None
 
@@ -51,6 +61,21 @@ class Timer:
         return self._armed
 
 
+class _Bucket(Timer):
+    """Those who wait until the same 10 ms."""
+
+    __slots__ = ("number", "waiters")
+
+    def __init__(self, number: int, call: Callable[[], None], first: Waiter) -> None:
+        super().__init__(call)
+        self.number = number
+        self.waiters = {first}
+
+    @property
+    def matters(self) -> bool:
+        return bool(self.waiters)
+
+
 class Timers:
     """Owned by an `ActorSystem`, which runs `run()`. `clock` gives the event loop's time in seconds."""
 
@@ -58,7 +83,8 @@ class Timers:
         self.clock = clock
         self._heap: list[tuple[float, int, Timer]] = []
         self._number = itertools.count()
-        self._buckets: dict[int, set[Waiter]] = {}
+        self._buckets: dict[int, _Bucket] = {}
+        self._sweep_at = _SWEEP_FROM
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
 
@@ -77,19 +103,20 @@ class Timers:
         """Give the waiter `TIMED_OUT` at `when` or up to 10 ms later; returns the bucket, for `forget`."""
         if not math.isfinite(when):
             raise ValueError("a timeout must be a finite number of seconds: every wait is bounded")
-        bucket = int(when * _BUCKETS_PER_S) + 1
-        waiters = self._buckets.get(bucket)
-        if waiters is None:
-            waiters = self._buckets[bucket] = set()
-            self.call_at(bucket / _BUCKETS_PER_S, lambda: self._expire(bucket))
-        waiters.add(waiter)
-        return bucket
+        number = int(when * _BUCKETS_PER_S) + 1
+        bucket = self._buckets.get(number)
+        if bucket is not None:
+            bucket.waiters.add(waiter)
+        else:
+            bucket = self._buckets[number] = _Bucket(number, lambda: self._expire(number), waiter)
+            self._push(number / _BUCKETS_PER_S, bucket)
+        return number
 
     def forget(self, bucket: int, waiter: Waiter) -> None:
         """The waiter has its answer."""
-        waiters = self._buckets.get(bucket)
-        if waiters is not None:
-            waiters.discard(waiter)
+        found = self._buckets.get(bucket)
+        if found is not None:
+            found.waiters.discard(waiter)
 
     async def run(self) -> None:
         """Fire what is due, until `close()`. Shielded: while a cancelled tree stops, its asks must still time out."""
@@ -107,10 +134,20 @@ class Timers:
 
     def _push(self, when: float, timer: Timer) -> None:
         heapq.heappush(self._heap, (when, next(self._number), timer))
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         if self._heap[0][2] is timer:
             self._wake.set()
 
+    def _sweep(self) -> None:
+        """Costs as much as what was added since the last one, at most."""
+        self._heap = [entry for entry in self._heap if entry[2].matters]
+        heapq.heapify(self._heap)
+        self._buckets = {number: bucket for number, bucket in self._buckets.items() if bucket.waiters}
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._heap))
+
     def _expire(self, bucket: int) -> None:
-        for waiter in self._buckets.pop(bucket, ()):
+        found = self._buckets.pop(bucket, None)
+        for waiter in () if found is None else found.waiters:
             if not waiter.done():
                 waiter.set_result(TIMED_OUT)

@@ -143,3 +143,26 @@ async def test_what_was_answered_is_forgotten():
         await anyio.sleep(2)
         timers.close()
     assert not waiter.done()
+
+
+async def test_what_was_cancelled_or_answered_does_not_stay_until_it_is_due():
+    timers, fired = Timers(anyio.current_time), []
+    far = anyio.current_time() + 3600
+    for number in range(200):
+        timers.call_at(far - number, lambda number=number: fired.append(number))
+    waiter = PortableWaiter()
+    timers.expire_at(far, waiter)
+    for number in range(20_000):
+        timers.call_at(far + number, lambda: fired.append("cancelled")).cancel()
+        answered = PortableWaiter()
+        timers.forget(timers.expire_at(far + number, answered), answered)
+    assert len(timers._heap) < 2_000
+    assert len(timers._buckets) < 2_000
+    async with anyio.create_task_group() as group:
+        group.start_soon(timers.run)
+        await anyio.sleep(3700)
+        assert fired == list(reversed(range(200)))
+        assert await waiter is TIMED_OUT
+        await anyio.sleep(20_000)
+        assert (timers._heap, timers._buckets) == ([], {})
+        timers.close()
