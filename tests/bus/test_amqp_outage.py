@@ -117,7 +117,7 @@ async def test_everybody_is_told_at_once_and_once_when_the_connection_is_cut(rab
                             waiting.start_soon(pending, it.bus.publish(n("x"), "k", Message(bytes(size)), timeout=9))
                     waiting.start_soon(pending, it.bus.inspect(n("q")))
                     waiting.start_soon(pending, it.bus.consume(n("q"), Inbox(), prefetch=1, on_lost=reasons.append))
-                    await anyio.sleep(0.2)  # until all are on their way
+                    await anyio.wait_all_tasks_blocked()  # all are on their way
                     assert told == []
                     cut_at = anyio.current_time()
                     assert it.proxy.cut() == 2
@@ -323,7 +323,7 @@ async def test_publishes_that_wait_for_a_confirm_are_told_that_the_bus_was_close
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(failing, it.bus.publish(n("x"), "k", Message(b"1"), timeout=9))
-            await anyio.sleep(0.1)  # until they are on their way
+            await anyio.wait_all_tasks_blocked()  # they are on their way
             began = anyio.current_time()
             await it.bus.close()
         assert anyio.current_time() - began < 1.5  # a second of it for the goodbye that nobody answers
