@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import typer.main
 
 from fogactors.app.cli import app
@@ -30,6 +32,12 @@ def test_every_command_that_prints_data_prints_it_as_json_too():
         if name not in NO_DATA | OWN_FORMAT and not any("--json" in option.opts for option in command.params)
     }
     assert lacking == set()
+
+
+def test_no_help_has_words_in_brackets_which_would_be_taken_for_markup():
+    for name, command in leaves(typer.main.get_command(app)):
+        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        assert not [text for text in texts if text and re.search(r"\[[a-z]", text)], name
 
 
 def test_every_command_says_what_it_does():

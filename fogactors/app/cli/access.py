@@ -18,7 +18,7 @@ access = typer.Typer(help="Users of the broker and of Redis: what each may do, R
 
 @access.command()
 def show(json: Json = False) -> None:
-    """What each user of [users] may do, from its roles and tiers: in the virtual host, and in Redis."""
+    """What each user of actors.toml (table users) may do, from its roles and tiers: at the broker and in Redis."""
     settings = load_settings()
     tiers = [tier.name for tier in settings.tiers]
     rows = [_row(user, tiers) for user in users_of(settings.users, settings.exchanges, settings.queues)]

@@ -18,7 +18,8 @@ def probe(
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.")] = TIMEOUT_S,
     json: Json = False,
 ) -> None:
-    """Ask the process that [probe] names whether all is well; exit code 1 says that it is not."""
+    """Ask the process that answers on the port of actors.toml (table probe) whether all is well; exit code 1 says that
+    it is not."""
     if question not in QUESTIONS:
         raise ConfigError(f"there is no probe {question!r}; there are: {', '.join(QUESTIONS)}")
     settings = load_settings().probe
