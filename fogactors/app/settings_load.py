@@ -16,6 +16,7 @@ import tomllib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -53,17 +54,16 @@ class _Table:
 
     @property
     def hints(self) -> dict[str, Any]:
-        hints = get_type_hints(self.type, include_extras=True)
         left_out = {"name"} if self.named else self.nested
-        return {key: hint for key, hint in hints.items() if key not in left_out}
+        return {key: hint for key, hint in _hints_of(self.type).items() if key not in left_out}
 
     def row_problem(self, row: str) -> str:
         """Empty for a good name."""
-        info = inspect.type_info(get_type_hints(self.type, include_extras=True)["name"])
+        info = inspect.type_info(_hints_of(self.type)["name"])
         if not isinstance(info, inspect.Metadata):
             return "" if _ROW_NAME.fullmatch(row) else f"expected {_ROW_WORDS}"
         try:
-            msgspec.convert(row, get_type_hints(self.type, include_extras=True)["name"])
+            msgspec.convert(row, _hints_of(self.type)["name"])
         except msgspec.ValidationError:
             return f"expected {_expected(info, row, text=False)}"
         return ""
@@ -77,7 +77,12 @@ class _Table:
     @property
     def nested(self) -> dict[str, Any]:
         """The fields that are tables of their own, behind a dot."""
-        return {key: hint for key, hint in get_type_hints(self.type).items() if is_dataclass(hint)}
+        return {key: hint for key, hint in _hints_of(self.type).items() if is_dataclass(hint)}
+
+
+@cache  # Python evaluates them anew each time, and a file may have hundreds of queues
+def _hints_of(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def wrong(source: str, key: str, text: str) -> ConfigError:

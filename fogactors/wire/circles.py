@@ -8,32 +8,31 @@ fast as the broker can.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
 
-from fogactors.wire.topology import Queue, Topology
+from fogactors.wire.topology import Binding, Queue, Topology
 
 __all__ = ["circles"]
 
 
 def circles(topology: Topology) -> list[tuple[str, ...]]:
     """The queues on each such way, the first of them at its end once more."""
-    queues = {each.name: each for each in topology.queues}
-    return [way for queue in topology.queues if (way := _circle(queue, queues, topology))]
+    targets = _targets(topology)
+    by_themselves = {queue.name for queue in topology.queues if _gives_up_by_itself(queue)}
+    return [way for queue in topology.queues if (way := _circle(queue.name, targets, by_themselves))]
 
 
-def _circle(first: Queue, queues: dict[str, Queue], topology: Topology) -> tuple[str, ...]:
-    by_itself = _gives_up_by_itself(first)
-    pending: list[tuple[str, ...]] = [(first.name,)]
+def _circle(first: str, targets: dict[str, list[str]], by_themselves: set[str]) -> tuple[str, ...]:
+    pending: list[tuple[str, ...]] = [(first,)]
     seen: set[str] = set()
     while pending:
         way = pending.pop()
-        for name in _targets(queues[way[-1]], topology):
-            if name == first.name and (by_itself or len(way) == 1):
+        for name in targets.get(way[-1], ()):
+            if name == first and (first in by_themselves or len(way) == 1):
                 return (*way, name)
-            if name in seen or name not in queues or not _gives_up_by_itself(queues[name]):
-                continue
-            seen.add(name)
-            pending.append((*way, name))
+            if name not in seen and name in by_themselves:
+                seen.add(name)
+                pending.append((*way, name))
     return ()
 
 
@@ -43,28 +42,37 @@ def _gives_up_by_itself(queue: Queue) -> bool:
     return policy.message_ttl_ms is not None or policy.delivery_limit >= 0 or pushes_out
 
 
-def _targets(queue: Queue, topology: Topology) -> Iterator[str]:
-    """Where its dead letters may go. One that is sent on by the default exchange with the key that it came with may go
-    anywhere: that is for who published it to know."""
-    exchange, key = queue.policy.dead_letter_exchange, queue.policy.dead_letter_routing_key
-    if exchange is None:
-        return
-    if not exchange:
-        if key is not None:
-            yield key
-        return
-    keys = [key] if key is not None else list(_keys(queue, topology))
-    kind = topology.exchange(exchange).type
+def _targets(topology: Topology) -> dict[str, list[str]]:
+    """Where the dead letters of each queue may go. What is sent on by the default exchange with the key that it came
+    with may go anywhere: that is for who published it to know."""
+    kinds = {each.name: each.type for each in topology.exchanges}
+    keys, leads = _keys(topology), defaultdict[str, list[Binding]](list)
     for binding in topology.bindings:
-        if binding.exchange == exchange and (kind == "fanout" or any(_meet(binding.key, each, kind) for each in keys)):
-            yield binding.queue
+        leads[binding.exchange].append(binding)
+    found: dict[str, list[str]] = {}
+    for queue in topology.queues:
+        exchange, key = queue.policy.dead_letter_exchange, queue.policy.dead_letter_routing_key
+        if exchange:
+            own, kind = keys[queue.name] if key is None else [key], kinds[exchange]
+            found[queue.name] = [
+                each.queue
+                for each in leads[exchange]
+                if kind == "fanout" or any(_meet(each.key, each_key, kind) for each_key in own)
+            ]
+        elif exchange is not None and key is not None:
+            found[queue.name] = [key]
+    return found
 
 
-def _keys(queue: Queue, topology: Topology) -> Iterator[str]:
-    """With which its messages come, as patterns: by its bindings, and from where they have waited."""
-    yield from (each.key for each in topology.bindings if each.queue == queue.name)
-    if any(each.policy.dead_letter_routing_key == queue.name for each in topology.queues):
-        yield queue.name
+def _keys(topology: Topology) -> dict[str, list[str]]:
+    """With which the messages of each queue come, as patterns: by its bindings, and from where they have waited."""
+    keys = defaultdict[str, list[str]](list)
+    for binding in topology.bindings:
+        keys[binding.queue].append(binding.key)
+    for queue in topology.queues:
+        if (name := queue.policy.dead_letter_routing_key) is not None:
+            keys[name].append(name)
+    return keys
 
 
 def _meet(pattern: str, key: str, kind: str) -> bool:
