@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from fogactors.errors import FogError
     from fogactors.messaging.event import Event
     from fogactors.messaging.events import EventBus
+    from fogactors.messaging.queue_task import QueueTask
     from fogactors.messaging.rpc import RPCServer
     from fogactors.messaging.rpc_client import RPCClient
+    from fogactors.messaging.task_handle import TaskHandle
+    from fogactors.messaging.taskqueue import TaskQueue
     from fogactors.tasks.client import Submitter
     from fogactors.tasks.handle import Handle
-    from fogactors.tasks.retry import Retry, RetryPolicy, Skip
+    from fogactors.tasks.retry import PermanentError, Retry, RetryableError, RetryPolicy, Skip
     from fogactors.tasks.task import task
     from fogactors.tasks.tracker import Cancellation, Whereabouts
 
@@ -33,8 +36,10 @@ __all__ = [
     # tasks
     "Cancellation",
     "Handle",
+    "PermanentError",
     "Retry",
     "RetryPolicy",
+    "RetryableError",
     "Skip",
     "Submitter",
     "Whereabouts",
@@ -44,6 +49,9 @@ __all__ = [
     "RPCServer",
     "Event",
     "EventBus",
+    "QueueTask",
+    "TaskHandle",
+    "TaskQueue",
     # errors
     "FogError",
 ]
@@ -57,15 +65,20 @@ _HOME = {
     "EventBus": "messaging.events",
     "FogError": "errors",
     "Handle": "tasks.handle",
+    "PermanentError": "tasks.retry",
+    "QueueTask": "messaging.queue_task",
     "RPCClient": "messaging.rpc_client",
     "RPCServer": "messaging.rpc",
     "Ref": "core",
     "Retry": "tasks.retry",
     "RetryPolicy": "tasks.retry",
+    "RetryableError": "tasks.retry",
     "Skip": "tasks.retry",
     "Stop": "core",
     "Submitter": "tasks.client",
     "SupervisorSpec": "core",
+    "TaskHandle": "messaging.task_handle",
+    "TaskQueue": "messaging.taskqueue",
     "Whereabouts": "tasks.tracker",
     "task": "tasks.task",
 }

@@ -96,8 +96,8 @@ class Task(Struct, kw_only=True, omit_defaults=True):
     `attempt` counts the runs that ended in a failure or are running (first run: 1); `hops` counts republishes;
     `generation` counts replays from the dead letters; `crashes` counts the deliveries of this attempt that ended with
     their worker, up to its last republish: from there on the broker counts anew. `not_before`, `deadline`: points in
-    time. `time_limit`: seconds of one attempt. `cpu`: cores, `memory_mb`: MiB, both of one attempt; absent means the
-    tier's share.
+    time. `level`: 0 to 10, in a queue of a user's own. `time_limit`: seconds of one attempt. `cpu`: cores, `memory_mb`:
+    MiB, both of one attempt; absent means the tier's share.
     """
 
     schema: str = _schema("task/1")
@@ -105,6 +105,7 @@ class Task(Struct, kw_only=True, omit_defaults=True):
     name: str
     args: Raw = Raw(b"{}")
     priority: Priority = "normal"
+    level: int | None = None
     tier: str = "light"
     cpu: float | None = None
     memory_mb: int | None = None

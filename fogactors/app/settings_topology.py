@@ -21,6 +21,7 @@ from fogactors.wire.topology import (
     EVENTS_PREFIX,
     LIVE_PREFIX,
     RPC_PREFIX,
+    WORK_PREFIX,
     Binding,
     Exchange,
     ExchangeType,
@@ -43,7 +44,7 @@ Entity = Annotated[
 Lasting = Annotated[float, Meta(ge=0, le=YEAR_S)]
 """Bounded, so that milliseconds are noticed."""
 
-TAKEN: Final = ("tasks.", "due.", EVENTS_PREFIX, LIVE_PREFIX, RPC_PREFIX, "ctl.", "amq.")
+TAKEN: Final = ("tasks.", WORK_PREFIX, "due.", EVENTS_PREFIX, LIVE_PREFIX, RPC_PREFIX, "ctl.", "amq.")
 """What names of queues may not begin with: those are made by the system, or by its clients, or by the broker."""
 MAX_NESTED: Final = 3
 """Policies whose prefixes begin alike; each takes precedence over the ones before."""

@@ -78,12 +78,17 @@ class AmqpBus:
         self._opened = anyio.Event()
         self._lost = anyio.Event()
         self._reason = "never connected"
+        self._version = (0, 0)
 
     # -- the connection
 
     @property
     def user(self) -> str:
         return self._hosts.user
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self._version
 
     @property
     def is_open(self) -> bool:
@@ -143,6 +148,7 @@ class AmqpBus:
                 await disconnect(publishing)
             raise
         self._publishing, self._consuming = publishing, consuming
+        self._version = publishing.version
         lost = self._lost = anyio.Event()
         self._reason = ""
         for connection in (publishing, consuming):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -106,6 +107,14 @@ class Connection(aiormq.connection.Connection):
         """What the peer and the kernel have not taken yet."""
         writer = self._transport.writer
         return 0 if writer is None else writer.transport.get_write_buffer_size()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """As the server says; `(0, 0)` where that is no version."""
+        told: Any = self.server_properties.get("version", "")
+        text = told.decode("ascii", "replace") if isinstance(told, bytes | bytearray) else str(told)
+        found = re.match(r"(\d+)\.(\d+)", text)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def abort(self) -> None:
         """Close the socket now. What is left to send is lost."""

@@ -165,6 +165,11 @@ class Bus(Protocol):
         ...
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The broker's, as `(4, 3)`: of the one that it was connected to last. `(0, 0)` before the first time."""
+        ...
+
+    @property
     def is_open(self) -> bool: ...
     @property
     def is_blocked(self) -> bool:

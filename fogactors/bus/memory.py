@@ -54,6 +54,11 @@ class MemoryBus:
         return "guest"
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The one whose behaviour the embedded broker has."""
+        return (4, 3)
+
+    @property
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.reason is None
 

@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from fogactors.errors import ConfigError, TimeLimitExceeded, WireError
 from fogactors.messages import Event as WireEvent
+from fogactors.messaging.handlers import to_json
 from fogactors.wire.topology import EVENTS_PREFIX
 
 __all__ = ["Event", "EventHandler", "check_event_type", "check_group", "check_pattern", "encode_data", "group_queue"]
@@ -80,7 +81,7 @@ def group_queue(group: str, pattern: str) -> str:
 def encode_data(event_type: str, data: Any) -> Raw:
     """As JSON: what msgspec encodes, so dicts, dataclasses, Structs, times and UUIDs too. Raises `WireError`."""
     try:
-        return Raw(msgspec.json.encode(data))
+        return Raw(to_json(data))
     except _BAD_VALUE as error:
         raise WireError(f"event {event_type}: its data has no JSON form: {error}") from error
 

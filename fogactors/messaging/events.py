@@ -24,13 +24,12 @@ import anyio
 
 from fogactors.bus.base import MAX_BODY, Message
 from fogactors.coord.base import Coord
-from fogactors.coord.memory import MemoryCoord
 from fogactors.core import Events
 from fogactors.errors import ConfigError, SpecError, TopologyMismatch
 from fogactors.messages import Event as WireEvent
 from fogactors.messaging.context import causation_id
 from fogactors.messaging.context import correlation_id as current_correlation
-from fogactors.messaging.embedded import MEMORY, embedded_store
+from fogactors.messaging.embedded import MEMORY
 from fogactors.messaging.event import (
     Event,
     EventHandler,
@@ -43,6 +42,7 @@ from fogactors.messaging.event import (
 from fogactors.messaging.facts import log_fact
 from fogactors.messaging.seen import Seen
 from fogactors.messaging.session import Session
+from fogactors.messaging.stores import close_store, make_store
 from fogactors.messaging.subscriber import EventStats, Plan, child
 from fogactors.tasks.retry import RetryPolicy
 from fogactors.wire.codec import encode
@@ -61,7 +61,6 @@ AHEAD: Final = 9
 """Events that are fetched beyond those that are handled, so that the next is there when one is done."""
 FORGET_S: Final = 20.0
 """How long to wait for retries to come back before their queue is deleted; see `EventBus.unsubscribe`."""
-CLOSE_S: Final = 3.0
 
 
 class Subscription:
@@ -139,9 +138,9 @@ class EventBus:
         """Raises `BusUnavailable`, `AccessRefused`, `ConfigError`, and `TopologyMismatch` when there is no such
         exchange."""
         async with AsyncExitStack() as stack:
-            self._coord = self._make_coord()
+            self._coord = make_store(self._store, f"{self.source}-events")
             if self._coord is not None:
-                stack.push_async_callback(_close, self._coord)
+                stack.push_async_callback(close_store, self._coord)
             session = await stack.enter_async_context(
                 Session.open(
                     self._url,
@@ -306,17 +305,6 @@ class EventBus:
     def _topology(self, queue: str, pattern: str) -> Topology:
         return Topology(queues=(Queue(queue),), bindings=(Binding(self.exchange, pattern, queue),))
 
-    def _make_coord(self) -> Coord | None:
-        if self._store is None:
-            return None
-        if self._store.startswith(MEMORY):
-            return MemoryCoord(embedded_store(self._store))
-        if not self._store.startswith(("redis://", "rediss://")):
-            raise ConfigError("the store of an event bus is a URL that begins with redis://, rediss:// or memory://")
-        from fogactors.coord.redis import RedisCoord  # here, so that who needs no Redis does not load its client
-
-        return RedisCoord(self._store, name=f"{self.source}-events")
-
 
 def _check_load(concurrency: int, prefetch: int, timeout: float) -> None:
     """Raises `ConfigError`."""
@@ -328,8 +316,3 @@ def _check_load(concurrency: int, prefetch: int, timeout: float) -> None:
             f"the last of {prefetch} events may wait {longest_s:g} s with timeout {timeout:g} s and concurrency "
             f"{concurrency}; the broker waits for {PATIENCE_S:g} s: take a smaller prefetch or timeout"
         )
-
-
-async def _close(coord: Coord) -> None:
-    with anyio.move_on_after(CLOSE_S, shield=True):
-        await coord.close()

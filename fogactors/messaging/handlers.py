@@ -21,10 +21,22 @@ from msgspec import UNSET, Raw, UnsetType, defstruct
 
 from fogactors.errors import ConfigError, WireError
 
-__all__ = ["BAD_VALUE", "Handler"]
+__all__ = ["BAD_VALUE", "Handler", "to_json"]
 
 BAD_VALUE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 """What encoding or decoding a value that does not fit raises (msgspec's errors are ValueErrors)."""
+
+
+def _plain_text(value: Any) -> str:
+    """A `TaskHandle` is text, and so it goes into an event, a request, a task."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+to_json: Final = msgspec.json.Encoder(enc_hook=_plain_text).encode
+"""What an application sends, as JSON: whatever msgspec encodes, and text of other classes than `str`. Raises
+`BAD_VALUE`."""
 
 
 class Handler:

@@ -43,7 +43,7 @@ from fogactors.errors import (
 )
 from fogactors.messages import RpcReply, RpcRequest
 from fogactors.messaging.context import causation_id, correlation_id
-from fogactors.messaging.handlers import BAD_VALUE
+from fogactors.messaging.handlers import BAD_VALUE, to_json
 from fogactors.messaging.rpc_serving import REPLY_PREFIX, check_service, service_queue
 from fogactors.messaging.session import Session
 from fogactors.wire.access import control_queue
@@ -295,7 +295,7 @@ class RPCClient:
         clock, timers = session.actors.clock, session.actors.timers
         deadline = clock() + timeout
         try:
-            args = Raw(msgspec.json.encode(request))
+            args = Raw(to_json(request))
         except BAD_VALUE as error:
             raise WireError(f"call of {service}: the request has no JSON form: {error}") from error
         line = self._table.open_line(session)

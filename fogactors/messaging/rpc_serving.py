@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import anyio
-import msgspec
 from msgspec import Raw
 
 from fogactors.bus.base import Consumer, Delivery, Message
@@ -28,7 +27,7 @@ from fogactors.errors import (
 )
 from fogactors.messages import ErrorInfo, RpcReply, RpcRequest
 from fogactors.messaging.context import correlated
-from fogactors.messaging.handlers import BAD_VALUE, Handler
+from fogactors.messaging.handlers import BAD_VALUE, Handler, to_json
 from fogactors.messaging.session import Session
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RPC, RPC_PREFIX, Binding, Queue, Topology
@@ -260,7 +259,7 @@ class Serving(Actor[Any]):
             self._failed(request, f"{type(error).__name__}: {error}")
             return ErrorInfo(type=type(error).__name__, message=str(error))
         try:
-            return Raw(msgspec.json.encode(value))
+            return Raw(to_json(value))
         except BAD_VALUE as error:
             text = f"what {self._service.handler.name} returned has no JSON form: {error}"
             self._failed(request, text)

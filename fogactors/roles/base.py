@@ -13,9 +13,9 @@ from fogactors.cluster.config import ClusterConfig
 from fogactors.coord.base import Coord
 from fogactors.core import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fogactors.messages import Command, Control
-from fogactors.roles import control
 from fogactors.roles.health import Health
 from fogactors.roles.reports import MetricsConfig, MetricsServer, Reports
+from fogactors.tasks import control
 from fogactors.tasks.budget import MemoryBudget
 from fogactors.tasks.executor import ExecutorConfig
 from fogactors.tasks.executor_config import utc_now

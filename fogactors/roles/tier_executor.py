@@ -7,7 +7,7 @@ from typing import Final
 from fogactors.core import ChildSpec, SupervisorSpec
 from fogactors.messages import Command, Control
 from fogactors.roles.base import DRAIN_MARGIN_S, RoleContext, controlled
-from fogactors.roles.control import ControlActor, Order
+from fogactors.tasks.control import ControlActor, Order
 from fogactors.tasks.executor import TierExecutor
 from fogactors.tasks.requests import Cancel, Pause, Refresh, Resume, Switch, TaskWhere, Where
 

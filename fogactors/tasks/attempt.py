@@ -105,7 +105,7 @@ class Attempt:
             if definition.mode == "process":
                 value = await self._in_process(task, definition, limit_s, memory_mb)
             else:
-                args, kwargs = definition.decode_args(task.args)
+                args, kwargs = definition.bind(task)
                 if definition.mode == "thread":
                     returned = await self._in_thread(definition.fn, args, kwargs, limit_s, on_abandoned)
                 else:

@@ -15,18 +15,19 @@ from msgspec import Raw
 
 from fogactors.bus.base import Bus, Message
 from fogactors.coord.base import RESULT_TTL_S, Coord, done_channel
-from fogactors.errors import CoordError, ResultTimeout, TaskDefinitionError, WireError
+from fogactors.errors import CoordError, MessageTooLarge, ResultTimeout, TaskDefinitionError, WireError
 from fogactors.messages import Task, TaskResult
 from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.handle import Handle
 from fogactors.tasks.limits import longest_s, too_long
 from fogactors.tasks.once import IDEMPOTENCY_TTL_S, Once
 from fogactors.tasks.retry import step_for
+from fogactors.tasks.routes import Routes, TierRoutes
 from fogactors.tasks.task import TaskDef
 from fogactors.tasks.tiers import Tiers
 from fogactors.tasks.tracker import Cancellation, Tracker, Whereabouts
 from fogactors.wire.codec import decode, encode
-from fogactors.wire.topology import RETRY_STEPS_S, TASKS, due_queue, retry_exchange, task_key, task_queue
+from fogactors.wire.topology import RETRY_STEPS_S, retry_exchange
 
 __all__ = ["Handle", "Submitter"]
 
@@ -45,7 +46,9 @@ class Submitter:
 
     `publish_timeout_s`: seconds for one publish. `max_time_limit_s`: a task that states a longer time limit is refused.
     `idempotency_ttl_s`: how long an idempotency key stands for its task, `result_ttl_s`: how long the record of a
-    cancellation is kept, both in seconds. `now`: the time of day.
+    cancellation is kept, both in seconds. `now`: the time of day. `routes`: into which queues tasks are published, by
+    default those of the tiers; `scope`: whose the idempotency keys are, so that two of them may have the same.
+    `max_body`: bytes of a task, where that is less than the bus takes.
     """
 
     def __init__(
@@ -59,15 +62,20 @@ class Submitter:
         idempotency_ttl_s: float = IDEMPOTENCY_TTL_S,
         result_ttl_s: float = RESULT_TTL_S,
         now: Callable[[], datetime] = utc_now,
+        routes: Routes | None = None,
+        scope: str = "",
+        max_body: int | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self._bus = bus
         self._coord = coord
         self._tiers = tiers
+        self._routes = routes or TierRoutes(tiers.lightest.name)
         self._publish_timeout_s = publish_timeout_s
         self._max_time_limit_s = max_time_limit_s
         self._now = now
-        self._once = Once(coord, self._publish, idempotency_ttl_s)
+        self._max_body = max_body
+        self._once = Once(coord, self._publish, idempotency_ttl_s, scope)
         self._tracker = Tracker(bus, coord, result_ttl_s=result_ttl_s, now=now)
         self._number = itertools.count(1)
         self._waiting: dict[str, set[anyio.Event]] = {}
@@ -123,7 +131,7 @@ class Submitter:
             time_limit=task.time_limit,
             idempotency_key=task.idempotency_key,
         )
-        message.origin = task_queue(message.priority, tier, self._tiers.lightest.name)
+        message.origin = self._routes.of(message.priority, tier).queue
         message.correlation_id = message.id
         return Handle(await self._send(message), task, self, name=task.name)
 
@@ -134,8 +142,10 @@ class Submitter:
         tier = fields.pop("tier", None) or self._tiers.smallest_for(fields.get("cpu"), fields.get("memory_mb")).name
         self._tiers.amount(tier, fields.get("cpu"), fields.get("memory_mb"))
         id_ = f"{self.id}-{next(self._number):x}"
-        message = Task(id=id_, name=name, args=args, tier=tier, created=self._now(), correlation_id=id_, **fields)
-        message.origin = task_queue(message.priority, tier, self._tiers.lightest.name)
+        fields.setdefault("created", self._now())
+        message = Task(id=id_, name=name, args=args, tier=tier, **fields)
+        message.correlation_id = message.correlation_id or id_
+        message.origin = self._routes.of(message.priority, tier).queue
         return Handle(await self._send(message), None, self, name=name)
 
     async def resubmit(self, unsent: Message) -> Handle[Any]:
@@ -212,14 +222,19 @@ class Submitter:
         return task.id
 
     async def _publish(self, task: Task) -> None:
-        message = Message(encode(task), type="task", correlation_id=task.correlation_id)
-        light = self._tiers.lightest.name
+        exchange, key, queue = self._routes.of(task.priority, task.tier)
+        level = self._routes.level(task)
         rest_s = 0.0 if task.not_before is None else (task.not_before - task.created).total_seconds()
         if rest_s >= RETRY_STEPS_S[0]:
-            exchange = retry_exchange(step_for(rest_s, RETRY_STEPS_S))
-            key = due_queue(task_queue(task.priority, task.tier, light))
-        else:
-            exchange, key = TASKS, task_key(task.priority, task.tier, light)
+            # Without a level: a queue looks for what has expired at its head only, and a higher one would stand there.
+            exchange, key, level = retry_exchange(step_for(rest_s, RETRY_STEPS_S)), self._routes.room(queue), None
+        message = Message(encode(task), type="task", correlation_id=task.correlation_id, priority=level)
+        size = len(message.body)
+        if self._max_body is not None and size > self._max_body:
+            text = (
+                f"task {task.name} has {size} bytes, more than {self._max_body}; submit a reference to the data instead"
+            )
+            raise MessageTooLarge(text, unsent=message)
         await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)
 
     async def _listen(self) -> None:

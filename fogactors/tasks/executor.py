@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final
 
 import anyio
@@ -17,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from fogactors.bus.base import Bus, Delivery
 from fogactors.coord.base import Coord
-from fogactors.core import Actor, Exit, StopRequested
+from fogactors.core import Actor, Exit, StopRequested, Timer
 from fogactors.errors import ActorError, BusError
 from fogactors.messages import Task
 from fogactors.tasks.admission import Admission, Refused, early_by, is_suspect, may_have_run
@@ -77,6 +76,7 @@ class TierExecutor(Actor[Any]):
         self._draining = False
         self._suspect: Held | None = None
         self._will_look = False
+        self._later: Timer | None = None
         self._tasks: TaskGroup
         self._jobs: Jobs
         self._cancelled = Cancellations(coord, lambda: self._cancel(self._cancelled.__contains__))
@@ -97,6 +97,7 @@ class TierExecutor(Actor[Any]):
         )
         self._pool, self._intake, self._watchdog = parts.pool, parts.intake, parts.watchdog
         self._settler, self._runner = parts.settler, parts.runner
+        self._hand.awaited_s = self._intake.awaited_s
 
     async def run(self) -> None:
         end: Exception | None = None
@@ -135,7 +136,7 @@ class TierExecutor(Actor[Any]):
             case GetLoad():
                 return self._hand.load(helping=self._intake.helping, unrecorded=self._settler.store.unrecorded)
             case Where(task_id) | Cancel(task_id):
-                where = self._hand.where(task_id, self._config.worker, self._now(), self.ctx.now())
+                where = self._hand.where(task_id, self._config.worker, self._config.now(), self.ctx.now())
                 if isinstance(message, Cancel):
                     self._cancelled.hear(task_id)
                     self._jobs.start(self._cancelled.ask, task_id)
@@ -150,7 +151,7 @@ class TierExecutor(Actor[Any]):
             case Lost(subscription, _):
                 await self._reopen(subscription)
             case Unopened(lane, error):
-                at, who = self._now(), self._config.worker
+                at, who = self._config.now(), self._config.worker
                 self.ctx.emit(
                     QueueUnavailable(at=at, worker=who, lane_tier=lane.tier, priority=lane.priority, error=str(error))
                 )
@@ -192,7 +193,7 @@ class TierExecutor(Actor[Any]):
     # -- taking
 
     def _take(self, subscription: Subscription, delivery: Delivery) -> None:
-        held = self._admission.read(subscription, delivery, at=self._now(), since=self.ctx.now())
+        held = self._admission.read(subscription, delivery, at=self._config.now(), since=self.ctx.now())
         if isinstance(held, Refused):
             self._jobs.start(self._refuse, held)
         elif self._refuses is not None:
@@ -222,7 +223,7 @@ class TierExecutor(Actor[Any]):
 
     async def _settle_unrun(self, held: Held) -> bool:
         """Settle it if it is not to run here and now. Raises `BusError`."""
-        rest_s = early_by(held, self._now())
+        rest_s = early_by(held, self._config.now())
         if rest_s > 0:
             await self._settler.put_off(held, rest_s)
         elif await self._settler.ended_before(held):
@@ -261,6 +262,8 @@ class TierExecutor(Actor[Any]):
         while (held := self._hand.start()) is not None:
             held.scope = anyio.CancelScope()
             self._jobs.start(self._run, held, held.scope, name=f"task {held.task.name} {held.task.id}")
+        if self._hand.held_back_s and not (self._later and self._later.pending):
+            self._later = self.ctx.send_after(self._hand.held_back_s, _LOOK)
         if not self._hand.has_room:
             self._free_since = None
         elif self._free_since is None:
@@ -302,7 +305,7 @@ class TierExecutor(Actor[Any]):
         """A task that may be what kills its executors is run when nothing else is in hand: were others there, each of
         its crashes would charge them a delivery, until they are given up with it."""
         self._suspect = suspect
-        self.ctx.emit(TaskIsolated(**facts(suspect, self._config.worker, self._now()), crashes=suspect.crashes))
+        self.ctx.emit(TaskIsolated(**facts(suspect, self._config.worker, self._config.now()), crashes=suspect.crashes))
         self._jobs.start(self._make_room, suspect)
 
     async def _make_room(self, suspect: Held) -> None:
@@ -393,6 +396,3 @@ class TierExecutor(Actor[Any]):
             if held.scope is not None:
                 held.scope.cancel()
         await self._jobs.wait_idle(KILL_S)
-
-    def _now(self) -> datetime:
-        return self._config.now()

@@ -47,13 +47,34 @@ class Parts:
         replace: Callable[[Subscription], None],
     ) -> Parts:
         """`tell` and `wanted` are the intake's, `replace` the watchdog's; none of them may block."""
-        intake = Intake(bus, tiers, config.tier, prefetch=config.prefetch(tiers), tell=tell, wanted=wanted)
+        routes = config.routes_in(tiers)
+        intake = Intake(
+            bus,
+            tiers,
+            config.tier,
+            prefetch=config.prefetch(tiers),
+            tell=tell,
+            wanted=wanted,
+            routes=routes,
+            topology=config.topology,
+            refill_s=config.refill_s,
+            clock=context.now,
+        )
         attempt = Attempt(
             pool, inline_bytes=config.result_inline_bytes, time_limit_s=config.time_limit_s, rng=context.system.rng
         )
         worker, emit, now = config.worker, context.emit, config.now
         store = Store(coord, worker=worker, emit=emit, now=now, result_ttl_s=config.result_ttl_s)
-        settler = Settler(bus, store, worker=worker, emit=emit, now=now, publish_timeout_s=config.publish_timeout_s)
+        settler = Settler(
+            bus,
+            store,
+            worker=worker,
+            emit=emit,
+            now=now,
+            publish_timeout_s=config.publish_timeout_s,
+            room=routes.room,
+            feed=config.feed,
+        )
         watchdog = Watchdog(
             bus,
             intake,

@@ -20,14 +20,17 @@ def fits_key(text: str) -> bool:
     return len(text.encode()) <= _KEY_LIMIT
 
 
-async def announce(bus: Bus, result: TaskResult, reply_to: str | None, *, timeout: float) -> None:
-    """Raises nothing: that nobody listens, or that the feed is full, must not keep a task from its end."""
-    message = Message(encode(result), type="result", correlation_id=result.correlation_id)
+async def announce(bus: Bus, result: TaskResult, reply_to: str | None, *, timeout: float, feed: bool = True) -> None:
+    """Raises nothing: that nobody listens, or that the feed is full, must not keep a task from its end. `feed`: not
+    only to who asked for a reply."""
     kind = "success" if result.state == "succeeded" else "failed"
-    keys = [f"results.{kind}.{result.name}"]
+    keys = [f"results.{kind}.{result.name}"] if feed else []
     # Anything but a `reply.` key would let a submitter write into the feed.
     if reply_to and reply_to.startswith("reply."):
         keys.append(reply_to)
+    if not keys:
+        return
+    message = Message(encode(result), type="result", correlation_id=result.correlation_id)
     for key in keys:
         if not fits_key(key):
             continue

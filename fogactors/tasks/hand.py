@@ -6,7 +6,7 @@ Bookkeeping without a single await, so every call leaves it whole, and it can be
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -51,6 +51,10 @@ class Hand:
         self._memory = memory
         self._stands_in_line = False
         self.free: Amount = self._size
+        self.awaited_s: Callable[[Lane], float] = lambda _: 0.0
+        """For how long something of a lane is on its way; see `Intake.awaited_s`."""
+        self.held_back_s = 0.0
+        """For how long something waits for nothing but that, when `start` was asked last."""
 
     @property
     def running(self) -> frozenset[Held]:
@@ -96,11 +100,12 @@ class Hand:
 
     def start(self) -> Held | None:
         """The task whose turn it is, if one fits; it takes its share from here on, until `release`."""
+        self.held_back_s = 0.0
         heads = {lane: queue[0].amount for lane, queue in self._waiting.items() if queue}
         if not heads:
             return self._leave_line()
         lane, turn = choose(self.free, heads, self._order, self._turn, self._guarantee_every)
-        if lane is None:
+        if lane is None or self._is_held_back(lane, heads):
             return self._leave_line()
         if self._memory is not None and not self._memory.take(heads[lane].memory_mb):
             # It keeps its turn: to try a smaller one instead would let this one starve.
@@ -112,6 +117,15 @@ class Hand:
         self._taking.add(held)
         self.free -= held.amount
         return held
+
+    def _is_held_back(self, lane: Lane, heads: Mapping[Lane, Amount]) -> bool:
+        """Whether a lane that goes before this one has more on its way. Not when it is this one's turn by the guarantee
+        that nobody starves."""
+        if self._turn.skipped.get(lane, 0) >= self._guarantee_every - 1:
+            return False
+        before = self._order[: self._order.index(lane)]
+        self.held_back_s = max((self.awaited_s(each) for each in before if each not in heads), default=0.0)
+        return self.held_back_s > 0
 
     def _leave_line(self) -> None:
         if self._stands_in_line and self._memory is not None:

@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 
 from fogactors.bus.base import Bus, Consumer, Delivery
 from fogactors.errors import BusError
-from fogactors.messages import PRIORITIES
 from fogactors.tasks.policy import Lane
+from fogactors.tasks.routes import Routes, TierRoutes
 from fogactors.tasks.tiers import Tiers
-from fogactors.wire.topology import task_queue
+from fogactors.wire.topology import Topology
 
 __all__ = ["Delivered", "Intake", "Lost", "Subscription", "Unopened"]
 
@@ -31,7 +31,8 @@ OPEN_AGAIN_S: Final = 0.1
 class Subscription:
     """One consumer. `unsettled` counts what it delivered; a cancelled one is closed when that comes to 0, because a
     settle needs the channel that the delivery came on. `ended`: the broker has confirmed that nothing more comes;
-    `replaced`: another one is to take its place. `received` counts all that it ever delivered."""
+    `replaced`: another one is to take its place. `received` counts all that it ever delivered. `awaited_until`: until
+    when its next delivery is on its way, most likely."""
 
     lane: Lane
     queue: str
@@ -43,6 +44,7 @@ class Subscription:
     replaced: bool = False
     unsettled: int = 0
     received: int = 0
+    awaited_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Unopened:
 
 class Intake:
     """Subscribes for one executor. `tell` is called from the bus and must not block. `wanted`: whether its own queues
-    are to be open."""
+    are to be open. `routes`: which queues there are, by default those of the tiers; `topology`: what is made before one
+    of its own is opened; `refill_s`: how long the next delivery is on its way when one of a full window was settled."""
 
     def __init__(
         self,
@@ -82,6 +85,10 @@ class Intake:
         prefetch: int,
         tell: Callable[[Delivered | Lost | Unopened], None],
         wanted: Callable[[], bool] = lambda: True,
+        routes: Routes | None = None,
+        topology: Topology | None = None,
+        refill_s: float = 0.0,
+        clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._bus = bus
         self._prefetch = prefetch
@@ -90,10 +97,13 @@ class Intake:
         self.opened = 0
         """How often its own queues were opened: one that knocks since an earlier time must not open a second door."""
         self._open: list[Subscription] = []
-        light = tiers.lightest.name
-        self.own = [Lane(own, priority) for priority in PRIORITIES]
-        self._helped = [Lane(tier.name, priority) for tier in tiers.smaller_than(own) for priority in PRIORITIES]
-        self._queues = {lane: task_queue(lane.priority, lane.tier, light) for lane in (*self.own, *self._helped)}
+        routes = routes or TierRoutes(tiers.lightest.name)
+        self._topology = topology
+        self._refill_s = refill_s
+        self._clock = clock
+        self.own = [Lane(own, priority) for priority in routes.priorities]
+        self._helped = [Lane(tier.name, priority) for tier in tiers.smaller_than(own) for priority in routes.priorities]
+        self._queues = {lane: routes.of(lane.priority, lane.tier).queue for lane in (*self.own, *self._helped)}
 
     @property
     def helping(self) -> bool:
@@ -115,6 +125,8 @@ class Intake:
 
     async def open(self, lane: Lane) -> None:
         """Subscribe to a lane of its own tier. Raises `BusError`."""
+        if self._topology is not None:
+            await self._bus.declare(self._topology)
         await self._subscribe(lane, helps=False)
 
     def open_own(self, tasks: TaskGroup) -> None:
@@ -179,9 +191,16 @@ class Intake:
 
     async def settled(self, subscription: Subscription) -> None:
         """One delivery less in our hands."""
+        if self._refill_s and subscription.unsettled >= subscription.prefetch and not subscription.cancelled:
+            subscription.awaited_until = self._clock() + self._refill_s
         subscription.unsettled -= 1
         if subscription.ended and subscription.unsettled <= 0:
             await self._close(subscription)
+
+    def awaited_s(self, lane: Lane) -> float:
+        """For how long something of this lane is on its way, most likely; 0: nothing is."""
+        until = max((each.awaited_until for each in self._open if each.lane == lane), default=0.0)
+        return max(0.0, until - self._clock()) if until else 0.0
 
     async def close(self) -> None:
         """Close every channel: what is unsettled goes back."""
@@ -194,6 +213,7 @@ class Intake:
         def on_delivery(delivery: Delivery) -> None:
             subscription.unsettled += 1
             subscription.received += 1
+            subscription.awaited_until = 0.0
             self._tell(Delivered(subscription, delivery))
 
         self._open.append(subscription)

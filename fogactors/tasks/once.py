@@ -28,12 +28,14 @@ LATER_S: Final = 1.0
 
 
 class Once:
-    """For one submitter. `publish` hands a task to the broker; `ttl_s`: how long a key stands for its task."""
+    """For one submitter. `publish` hands a task to the broker; `ttl_s`: how long a key stands for its task; `scope`:
+    among whose tasks of a name."""
 
-    def __init__(self, coord: Coord, publish: Callable[[Task], Awaitable[None]], ttl_s: float) -> None:
+    def __init__(self, coord: Coord, publish: Callable[[Task], Awaitable[None]], ttl_s: float, scope: str = "") -> None:
         self._coord = coord
         self._publish = publish
         self._ttl_s = ttl_s
+        self._scope = scope
         self._late: dict[str, str] = {}
         self._has_late = anyio.Event()
 
@@ -47,7 +49,8 @@ class Once:
             raise TaskDefinitionError(
                 f"task {task.name}: idempotency_key must be text of 1 to {KEY_LIMIT} characters, not {key!r:.60}"
             )
-        scoped = f"{task.name} {key}"  # a name has no blank, so no two of them make the same
+        # Neither a name nor a scope has a blank, so no two of them make the same.
+        scoped = f"{self._scope} {task.name} {key}" if self._scope else f"{task.name} {key}"
         claim = await self._claim(scoped, task.id)
         if claim.confirmed:
             return claim.task_id

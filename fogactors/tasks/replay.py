@@ -19,6 +19,7 @@ from fogactors.tasks.failures import brief
 from fogactors.tasks.retry import step_for
 from fogactors.wire.codec import amend, decode
 from fogactors.wire.topology import RETRY_STEPS_S, TASKS, due_queue, retry_exchange
+from fogactors.wire.work import work_room
 
 __all__ = ["RETENTION_S", "DlqConfig", "DlqPolicy", "Replay", "entry_of", "replay_of"]
 
@@ -116,8 +117,10 @@ def replay_of(letter: DeadLetter, *, not_before: datetime | None = None, now: da
     )
     if task is not None and not_before is None and origin.startswith(_TASK_QUEUES):
         return Replay(TASKS, origin.removeprefix(_TASK_QUEUES), message)
+    # A level says that it was in a queue of a user's own, which has a room of its own whatever its name is.
+    key = work_room(origin) if task is not None and task.level is not None else due_queue(origin)
     rest_s = (not_before - now).total_seconds() if not_before is not None and now is not None else 0.0
-    return Replay(retry_exchange(step_for(rest_s, RETRY_STEPS_S)), due_queue(origin), message)
+    return Replay(retry_exchange(step_for(rest_s, RETRY_STEPS_S)), key, message)
 
 
 def _task(letter: DeadLetter) -> Task | None:

@@ -15,7 +15,8 @@ __all__ = ["Cancel", "GetLoad", "Pause", "Refresh", "Resume", "Switch", "TaskWhe
 
 class TaskWhere(Struct, kw_only=True, frozen=True):
     """A task in an executor's hands. `since`: when this attempt was started, or when the task came here to wait.
-    `mode`: what kind of task it is, because a thread cannot be stopped."""
+    `mode`: what kind of task it is, because a thread cannot be stopped. `progress`, `note`: what its handler has said
+    last, from 0 to 1 and in words."""
 
     state: Literal["running", "waiting"]
     name: str
@@ -23,6 +24,8 @@ class TaskWhere(Struct, kw_only=True, frozen=True):
     since: UTC
     mode: Mode
     worker: str
+    progress: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_DELAY_S",
     "MIN_DELAY_S",
+    "PermanentError",
     "Retry",
     "RetryPolicy",
+    "RetryableError",
     "Skip",
     "close_enough",
     "delay",
@@ -40,9 +42,6 @@ MAX_DELAY_S: Final = 31_536_000.0
 """A year. A bound at all, because `datetime` ends: a wait that leads beyond it must fail in the task that asks for it,
 not in the executor that obeys."""
 
-_HOPELESS: Final = (TaskArgumentError, TaskDefinitionError, TaskResultError, UnknownTask)
-# The same bytes meet the same code again, so these are never retried, whatever the policy says.
-
 
 class Retry(Exception):
     """Raised by a task: end this attempt and try again, in `delay` seconds or when the policy says.
@@ -58,6 +57,23 @@ class Retry(Exception):
             raise ValueError(f"Retry: delay must be from 0 to {MAX_DELAY_S:.0f} seconds, not {delay!r}")
         self.delay = delay
         self.reason = reason
+
+
+class RetryableError(Retry):
+    """Raised by a handler: this did not work now and may work later. As `Retry`, with what went wrong first, as any
+    exception has it. Retried whatever the policy says, as long as attempts are left."""
+
+    def __init__(self, reason: str = "", delay: float | None = None) -> None:
+        super().__init__(delay, reason)
+
+
+class PermanentError(Exception):
+    """Raised by a handler: this will never work. It is given up at once, however many attempts are left."""
+
+
+_HOPELESS: Final = (PermanentError, TaskArgumentError, TaskDefinitionError, TaskResultError, UnknownTask)
+# The same bytes meet the same code again, so these are never retried, whatever the policy says; nor is what says so
+# itself.
 
 
 class Skip(Exception):

@@ -86,7 +86,8 @@ def crashes(task: Task, delivery: Delivery) -> int:
 
 
 class Settler:
-    """Settles for one executor (`worker`, its name in results). `emit` takes events, `now` is wall-clock UTC."""
+    """Settles for one executor (`worker`, its name in results). `emit` takes events, `now` is wall-clock UTC. `room`:
+    with which key a delay comes back to a queue; `feed`: whether ends are published to the feed of results."""
 
     def __init__(
         self,
@@ -97,6 +98,8 @@ class Settler:
         emit: Callable[[object], None],
         now: Callable[[], datetime],
         publish_timeout_s: float,
+        room: Callable[[str], str] = due_queue,
+        feed: bool = True,
     ) -> None:
         self._bus = bus
         self.store = store
@@ -104,6 +107,8 @@ class Settler:
         self._emit = emit
         self._now = now
         self._publish_timeout_s = publish_timeout_s
+        self._room = room
+        self._feed = feed
 
     async def surely(self, delivery: Delivery, step: Callable[[], Awaitable[T]]) -> T | None:
         """Take a step that settles a delivery, and when its publish is refused, again, for as long as a publish may
@@ -239,7 +244,7 @@ class Settler:
         return outcome or "recorded"
 
     async def _announce(self, result: TaskResult, reply_to: str | None) -> None:
-        await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s)
+        await announce(self._bus, result, reply_to, timeout=self._publish_timeout_s, feed=self._feed)
 
     async def _dead_letter(self, letter: DeadLetter) -> None:
         letter.worker = self._worker
@@ -265,10 +270,13 @@ class Settler:
         delivery = held.delivery
         body = amend(delivery.body, changes, delivery.content_type)
         message = Message(
-            body, type="task", content_type=delivery.content_type, correlation_id=held.task.correlation_id
+            body,
+            type="task",
+            content_type=delivery.content_type,
+            correlation_id=held.task.correlation_id,
         )
         step = step_for(wait_s, RETRY_STEPS_S)
-        await self._publish(retry_exchange(step), due_queue(delivery.queue), message)
+        await self._publish(retry_exchange(step), self._room(delivery.queue), message)
 
     async def _publish(self, exchange: str, key: str, message: Message) -> None:
         await self._bus.publish(exchange, key, message, mandatory=True, timeout=self._publish_timeout_s)

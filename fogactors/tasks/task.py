@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from msgspec import Raw
 
-    from fogactors.messages import Priority
+    from fogactors.messages import Priority, Task
 
 __all__ = ["AsyncTaskDef", "Mode", "Needs", "Registry", "SyncTaskDef", "TaskDef", "default_registry", "task"]
 
@@ -195,6 +195,10 @@ class TaskDef(Generic[P, R]):
     def decode_args(self, raw: Raw | bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` for `fn`, typed by its annotations. Raises `TaskArgumentError`."""
         return self._signature.decode_args(raw)
+
+    def bind(self, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """`(args, kwargs)` for one attempt at a task. Raises `TaskArgumentError`."""
+        return self.decode_args(task.args)
 
     def encode_result(self, value: object) -> Raw:
         """What the function returned, as JSON. Raises `TaskResultError` when it has no JSON form."""

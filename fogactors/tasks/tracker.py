@@ -40,7 +40,8 @@ class Cancellation(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 class Whereabouts(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Where a task is. `worker`: who has it or had it last, as `node/tier`; `attempts`: how often it was started;
-    `since`: when it came into this state."""
+    `since`: when it came into this state. `progress`, `note`: what the handler of one that runs has said last, from 0
+    to 1 and in words."""
 
     task_id: str
     state: TaskState | Literal["running", "waiting", "queued or unknown"]
@@ -48,6 +49,8 @@ class Whereabouts(Struct, kw_only=True, frozen=True, omit_defaults=True):
     worker: str | None = None
     attempts: int = 0
     since: UTC | None = None
+    progress: float | None = None
+    note: str = ""
 
 
 class Tracker:
@@ -138,6 +141,8 @@ class Tracker:
                 worker=held.worker,
                 attempts=held.attempt,
                 since=held.since,
+                progress=held.progress,
+                note=held.note,
             )
         if away is not None:
             kind = type(away) if isinstance(away, CoordError) else CoordUnavailable

@@ -30,7 +30,9 @@ from fogactors.wire.topology import (
     RPC,
     RPC_PREFIX,
     TASKS,
+    WORK_PREFIX,
     Topology,
+    due_queue,
     retry_exchange,
     task_queue,
 )
@@ -59,6 +61,8 @@ AccessRole = Literal[
     "node-sentinel",
     "heartbeat",
     "submitter",
+    "task-submitter",
+    "task-worker",
     "event-publisher",
     "event-subscriber",
     "rpc-caller",
@@ -67,9 +71,9 @@ AccessRole = Literal[
     "admin",
     "redis-admin",
 ]
-"""What `fogactors run` runs, and who talks to it: `submitter`, `event-publisher`, `event-subscriber`, `rpc-caller` and
-`rpc-server` (what applications do, each by itself), `operator` (who looks after it), `admin` (everything at the
-broker), `redis-admin` (everything in Redis)."""
+"""What `fogactors run` runs, and who talks to it: `submitter`, `task-submitter`, `task-worker`, `event-publisher`,
+`event-subscriber`, `rpc-caller` and `rpc-server` (what applications do, each by itself), `operator` (who looks after
+it), `admin` (everything at the broker), `redis-admin` (everything in Redis)."""
 ACCESS_ROLES: Final[tuple[AccessRole, ...]] = get_args(AccessRole)
 
 NOTHING: Final = "^$"
@@ -158,6 +162,23 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
     ),
     "heartbeat": Grant(keys=_BEATS),
     "submitter": _SUBMITTER,
+    # Whoever makes a queue may read it as well, so who only submits makes none.
+    "task-submitter": Grant(
+        write=_SUBMITTER.write,
+        read=_SUBMITTER.read,
+        sees=(WORK_PREFIX,),
+        control=True,
+        keys=_SUBMITTER.keys,
+        channels=_SUBMITTER.channels,
+    ),
+    "task-worker": Grant(
+        write=(RESULTS, DLX, *_RETRY),
+        read=(CONTROL, TASKS),
+        makes=(WORK_PREFIX, due_queue(WORK_PREFIX)),
+        control=True,
+        keys=(*_ENDS, "fog:cancelled"),
+        channels=_DONE,
+    ),
     "event-publisher": Grant(write=(EVENTS,)),
     "event-subscriber": Grant(
         write=(DLX, *_RETRY), read=(EVENTS,), makes=(EVENTS_PREFIX, LIVE_PREFIX), keys=("fog:once:*",)

@@ -42,6 +42,8 @@ __all__ = [
     "EVENTS_PREFIX",
     "LIVE_PREFIX",
     "RPC_PREFIX",
+    "WORK_MAX_LENGTH",
+    "WORK_PREFIX",
     "Binding",
     "Exchange",
     "ExchangeType",
@@ -50,12 +52,14 @@ __all__ = [
     "Queue",
     "QueueType",
     "Topology",
+    "delay_policy",
     "due_queue",
     "fog_topology",
     "is_waiting_room",
     "retry_exchange",
     "task_key",
     "task_queue",
+    "work_policy",
 ]
 
 TASKS: Final = "tasks.direct"
@@ -86,6 +90,11 @@ EVENTS_MAX_LENGTH: Final = 100_000
 
 RPC_PREFIX: Final = "rpc."
 """What the name of a queue of requests begins with: `rpc.<service>`."""
+
+WORK_PREFIX: Final = "work."
+"""What the name of a queue of a user's own tasks begins with: `work.<name>`; see `fogactors.wire.work`."""
+WORK_MAX_LENGTH: Final = 10_000
+"""Tasks that wait in such a queue, by default. One more is refused."""
 
 ExchangeType = Literal["direct", "topic", "fanout"]
 QueueType = Literal["quorum", "stream"]
@@ -243,9 +252,9 @@ def task_queue(priority: Priority, tier: str, light: str = "light") -> str:
 
 
 def due_queue(queue: str) -> str:
-    """The key with which a message for `queue` is published to a retry exchange: for a task queue its waiting room, for
-    any other queue itself."""
-    return f"{_DUE_PREFIX}{queue}" if queue.startswith(_TASK_PREFIX) else queue
+    """The key with which a message for `queue` is published to a retry exchange: for a queue of tasks its waiting room,
+    for any other queue itself."""
+    return f"{_DUE_PREFIX}{queue}" if queue.startswith((_TASK_PREFIX, WORK_PREFIX)) else queue
 
 
 def is_waiting_room(queue: str) -> bool:
@@ -300,6 +309,8 @@ def fog_topology(
     )
     families = (
         Family(EVENTS_PREFIX, Policy(max_length=events_max_length, overflow="drop-head")),
+        Family(WORK_PREFIX, work_policy()),
+        Family(due_queue(WORK_PREFIX), delay_policy(0, exchange=TASKS)),
         # Gone a minute after its last server, so that a service that was given up is one that does not exist.
         Family(RPC_PREFIX, Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)),
     )
@@ -309,16 +320,9 @@ def fog_topology(
 
 
 def _task_part(tiers: tuple[str, ...]) -> Topology:
-    policy = Policy(
-        max_length=10_000,
-        overflow="reject-publish",
-        delivery_limit=TASK_DELIVERY_LIMIT,
-        dead_letter_exchange=DLX,
-        dead_letter_routing_key="task.failed",
-        dead_letter_strategy="at-least-once",
-    )
+    policy = work_policy()
     places = [(task_queue(p, tier, tiers[0]), task_key(p, tier, tiers[0])) for tier in tiers for p in PRIORITIES]
-    rooms = (Queue(due_queue(name), policy=_delay(0, dead_letter_routing_key=name)) for name, _ in places)
+    rooms = (Queue(due_queue(name), policy=delay_policy(0, dead_letter_routing_key=name)) for name, _ in places)
     return Topology(
         queues=(*(Queue(name, policy=policy) for name, _ in places), *rooms),
         bindings=tuple(Binding(TASKS, key, name) for name, key in places),
@@ -329,16 +333,29 @@ def _retry_part() -> Topology:
     names = [(retry_exchange(step), step) for step in RETRY_STEPS_S]
     return Topology(
         exchanges=tuple(Exchange(name, "fanout") for name, _ in names),
-        queues=tuple(Queue(name, policy=_delay(step * 1000)) for name, step in names),
+        queues=tuple(Queue(name, policy=delay_policy(step * 1000)) for name, step in names),
         bindings=tuple(Binding(name, "", name) for name, _ in names),
     )
 
 
-def _delay(ttl_ms: int, dead_letter_routing_key: str | None = None) -> Policy:
+def work_policy(max_length: int | None = WORK_MAX_LENGTH) -> Policy:
+    """Of a queue of tasks: what does not fit is refused, and what kills its workers becomes a dead letter."""
+    return Policy(
+        max_length=max_length,
+        overflow="reject-publish",
+        delivery_limit=TASK_DELIVERY_LIMIT,
+        dead_letter_exchange=DLX,
+        dead_letter_routing_key="task.failed",
+        dead_letter_strategy="at-least-once",
+    )
+
+
+def delay_policy(ttl_ms: int, dead_letter_routing_key: str | None = None, *, exchange: str = "") -> Policy:
+    """Of a queue that holds each message for so long, and hands it to `exchange` then."""
     return Policy(
         overflow="reject-publish",
         message_ttl_ms=ttl_ms,
-        dead_letter_exchange="",
+        dead_letter_exchange=exchange,
         dead_letter_routing_key=dead_letter_routing_key,
         dead_letter_strategy="at-least-once",
     )

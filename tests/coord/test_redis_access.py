@@ -50,6 +50,8 @@ MAY = {
     "node-sentinel": BEATS | CLUSTER | NOTICES,
     "heartbeat": BEATS,
     "submitter": SUBMITS,
+    "task-submitter": SUBMITS,
+    "task-worker": ENDS | {"cancelled"},
     "event-publisher": set(),
     "event-subscriber": {"claim", "confirm"},
     "rpc-caller": set(),

@@ -18,12 +18,13 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
-from fogactors.errors import AccessRefused, NoSuchService
-from fogactors.messaging import Event, EventBus, RPCClient, RPCServer
+from fogactors.errors import AccessRefused, NoSuchService, TopologyMismatch
+from fogactors.messaging import Event, EventBus, QueueTask, RPCClient, RPCServer, TaskQueue
 from fogactors.messaging.rpc_serving import service_queue
 from fogactors.wire import Queue, Topology, fog_topology
 from fogactors.wire.access import User, user_definitions
 from fogactors.wire.topology import RESULTS_PENDING
+from fogactors.wire.work import work_queue
 from tests.coord.walled import AclRedis
 from tests.integration.fog import Fog, Services, until
 from tests.integration.page import free_port, shows
@@ -40,6 +41,8 @@ JOBS = {
     "sentinel": ("node-sentinel", ()),
     "beat": ("heartbeat", ()),
     "submitter": ("submitter", ()),
+    "asker": ("task-submitter", ()),
+    "worker": ("task-worker", ()),
     "publisher": ("event-publisher", ()),
     "subscriber": ("event-subscriber", ()),
     "caller": ("rpc-caller", ()),
@@ -258,6 +261,38 @@ async def test_events_go_from_one_user_to_another_and_each_may_do_its_side_only(
         await reader.unsubscribe(group, forget=True)
 
 
+@pytest.mark.versions
+async def test_a_task_queue_is_worked_on_by_one_user_for_another_and_each_may_do_its_side_only(walled: Walled):
+    name = f"t{uuid4().hex[:8]}.tasks"
+
+    async def fail_once(task: QueueTask[int]) -> int:
+        if task.retry_count == 0:
+            raise ConnectionError("not yet")
+        return 2 * task.data
+
+    ask = TaskQueue(walled.amqp_url("asker"), name, store=walled.redis.url_of("asker"))
+    work = TaskQueue(walled.amqp_url("worker"), name, store=walled.redis.url_of("worker"))
+    with pytest.raises(TopologyMismatch, match=r"is missing.*may not make it; start a worker first"):
+        async with ask:
+            raise AssertionError
+    async with work as worker, ask as asker:
+        worker.register_handler("twice", fail_once)
+        await worker.start()
+        handle = await asker.submit("twice", 21, priority=8, idempotency_key="k")
+        assert await asker.submit("twice", 22, idempotency_key="k") == handle
+        assert await handle.result(timeout=15) == 42
+        late = await asker.submit("twice", 1, delay=600)
+        assert (await late.cancel()).state == "cancelled"
+        assert await asker.size() == 0
+        with pytest.raises(AccessRefused):
+            await asker.session.bus.consume(work_queue(name), lambda _: None, prefetch=1)
+        with pytest.raises(AccessRefused):
+            await worker.submit("twice", 1)
+        for mine in ("tasks.mine", "mine"):
+            with pytest.raises(AccessRefused):
+                await worker.session.bus.declare(Topology(queues=(Queue(mine),)))
+
+
 # -- and no more
 
 QUEUES = [queue.name for queue in fog_topology().queues]
@@ -273,6 +308,8 @@ READS = {
     "sentinel": set(),
     "beat": set(),
     "submitter": set(),
+    "asker": set(),
+    "worker": set(),
     "publisher": set(),
     "subscriber": set(),
     "caller": set(),
@@ -287,6 +324,8 @@ WRITES = {
     "sentinel": {"results.topic", "metrics.topic", "system.fanout"},
     "beat": set(),
     "submitter": {"tasks.direct", "system.fanout"} | RETRY,
+    "asker": {"tasks.direct", "system.fanout"} | RETRY,
+    "worker": {"results.topic", "dlx"} | RETRY,
     "publisher": {"events.topic"},
     "subscriber": {"dlx"} | RETRY,
     "caller": {"rpc.direct"},
@@ -316,7 +355,9 @@ async def test_a_user_reads_and_writes_what_its_role_needs_and_nothing_else(wall
 
 
 @pytest.mark.versions
-@pytest.mark.parametrize("job", [job for job in READS if job not in ("beat", "server", "publisher", "subscriber")])
+@pytest.mark.parametrize(
+    "job", [job for job in READS if job not in ("beat", "server", "publisher", "subscriber", "worker")]
+)
 async def test_a_user_makes_queues_of_its_own_name_only(walled: Walled, job: str):
     me, other = walled.users[job].name, walled.users["light" if job != "light" else "medium"].name
     async with client(walled, job) as bus:

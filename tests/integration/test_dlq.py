@@ -19,6 +19,7 @@ import pytest
 import redis
 from msgspec import Raw
 
+from fogactors import EventBus, PermanentError, TaskQueue
 from fogactors.coord.letters import ParkedLetter
 from fogactors.messages import DeadLetter, Task
 from fogactors.tasks.deadletter import publish_letter
@@ -154,6 +155,52 @@ async def test_what_fails_again_is_parked_again_and_keeps_its_id(fog):
 
     await until(came_back, "the second generation")
     assert [each["id"] for each in await listed(fog, "--state", "all")] == [row["id"]]
+
+
+@pytest.mark.asyncio
+async def test_a_replay_brings_events_and_tasks_of_queues_back_to_where_they_came_from(fog):
+    await fog.role("dlq-reaper")
+    url, broken, got = fog.services.amqp_url, True, list[tuple[str, object]]()
+
+    def handler(who: str):
+        async def handle(item) -> str:
+            if broken and who != "other":
+                raise PermanentError("not yet")
+            got.append((who, item.data))
+            return who
+
+        return handle
+
+    async with (
+        EventBus(url, source="shop") as bus,
+        TaskQueue(url, "shop.tasks", store=fog.services.redis_url) as queue,
+    ):
+        await bus.subscribe("shop.#", handler("group"), group="audit")
+        await bus.subscribe("shop.#", handler("other"), group="other")
+        queue.register_handler("ship", handler("queue"))
+        await queue.start()
+        event = await bus.publish("shop.order.paid", 7)
+        task = await queue.submit("ship", 8, priority=9)
+        assert (await task.outcome(timeout=20)).state == "failed"
+        letter = f"{event.event_id}@events.audit.shop.#"
+        await until(lambda: listed_count(fog, 2), "both letters")
+        rows = {row["id"]: row for row in await listed(fog)}
+        assert {id_: (row["queue"], row["reason"]) for id_, row in rows.items()} == {
+            letter: ("events.audit.shop.#", "failed"),
+            str(task): ("work.shop.tasks.high", "failed"),
+        }
+        broken = False
+        replayed = await fog.run("dlq", "replay", "--all")
+        assert (replayed.code, replayed.out, replayed.err) == (0, "replayed 2\n", "")
+        await until(lambda: len(got) == 3, f"each once more, {got}")
+        assert sorted(got) == [("group", 7), ("other", 7), ("queue", 8)]
+
+        async def succeeded() -> bool:
+            return (await task.outcome(timeout=5)).state == "succeeded"
+
+        await until(succeeded, "the record of the replay")
+        assert await task.result(timeout=1) == "queue"
+    assert await listed(fog) == []
 
 
 async def listed_count(fog: Fog, count: int) -> bool:

@@ -149,3 +149,24 @@ def test_what_goes_elsewhere_does_not_stand_in_the_way():
     heavy.put(kept := task(LANES[0], Amount(0.1, 10)))
     heavy.pull(lambda held: held is not kept)  # and nothing is started there meanwhile
     assert light.start() is not None
+
+
+def test_a_lower_lane_is_held_back_while_a_higher_one_has_more_on_its_way_but_not_for_ever():
+    high, normal, low = LANES[:3]
+    hand, awaited = Hand(TIERS, "heavy", 3), {normal: 0.5}
+    hand.awaited_s = lambda lane: awaited.get(lane, 0.0)
+    first, second, third = task(low), task(low), task(low)
+    for each in (first, second, third):
+        hand.put(each)
+    assert hand.start() is None
+    assert hand.held_back_s == 0.5
+    hand.put(up := task(high))  # above both: not held back
+    assert hand.start() is up
+    assert hand.held_back_s == 0
+    hand.put(middle := task(normal))  # it has come
+    assert hand.start() is middle
+    # Two others were started before it, so it is its turn whatever is on its way.
+    assert hand.start() is first
+    assert hand.start() is None
+    awaited.clear()
+    assert [hand.start(), hand.start()] == [second, third]

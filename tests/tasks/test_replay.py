@@ -67,6 +67,14 @@ def test_a_task_of_a_queue_of_somebody_elses_goes_by_the_ladder():
     assert decode(replay.message.body, Task).generation == 2
 
 
+@pytest.mark.parametrize("origin", ["work.research.tasks.high", "research.tasks"])
+def test_a_task_of_a_queue_of_a_users_own_goes_through_its_waiting_room(origin):
+    body = encode(msgspec.structs.replace(TASK, level=9))
+    replay = replay_of(letter(body, origin=origin))
+    assert (replay.exchange, replay.key, replay.is_task) == ("retry.1", f"due.{origin}", True)
+    assert decode(replay.message.body, Task).level == 9
+
+
 @pytest.mark.parametrize(("delay_s", "step"), [(0.5, 1), (5, 4), (300, 256), (1e6, 65536)])
 def test_one_for_later_waits_on_the_ladder(delay_s, step):
     due = NOW + timedelta(seconds=delay_s)

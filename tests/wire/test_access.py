@@ -96,6 +96,17 @@ def test_a_subscriber_makes_queues_of_groups_and_not_the_exchange_of_events():
     assert matched(may.read, names) == queues | {"events.topic"}
 
 
+def test_a_worker_makes_task_queues_and_their_rooms_and_who_submits_only_looks_at_them():
+    queues = ["work.research.tasks", "due.work.research.tasks", "work.", "xwork.a", "due.tasks.normal", "workxa"]
+    worker, asker = permissions(user("task-worker"), TIERS), permissions(user("task-submitter"), TIERS)
+    for kind in (worker.configure, worker.write, worker.read):
+        assert matched(kind, queues) == set(queues[:2])
+    assert "tasks.direct" in matched(worker.read, ["tasks.direct"])  # to bind them
+    assert matched(worker.write, ["tasks.direct"]) == set()
+    assert matched(asker.configure, queues) == matched(asker.read, queues) == set()
+    assert asker.may_see("work.research.tasks")
+
+
 def test_a_service_makes_queues_of_services_and_a_caller_only_looks_at_them():
     queues = ["rpc.math", "rpc.direct.x", "rpc.", "xrpc.math", "rpcxmath", "rpc.direct"]
     server, caller = permissions(user("rpc-server"), TIERS), permissions(user("rpc-caller"), TIERS)

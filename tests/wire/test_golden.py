@@ -62,6 +62,9 @@ MESSAGES = {
         origin="tasks.high_priority.heavy",
         reply_to="reply.a",
     ),
+    "task-of-a-queue": Task(
+        id="a-1", name="paper", priority="high", level=7, created=AT, origin="work.research.tasks.high"
+    ),
     "result-minimal": TaskResult(task_id="a-1", name="files.digest", state="succeeded", finished=AT),
     "result-full": TaskResult(
         task_id="a-1",
@@ -251,6 +254,10 @@ GOLDEN_JSON = {
         b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",'
         b'"origin":"tasks.high_priority.heavy","reply_to":"reply.a"}'
     ),
+    "task-of-a-queue": (
+        b'{"schema":"task/1","id":"a-1","name":"paper","priority":"high","level":7,"created":"2026-01-02T03:04:05Z",'
+        b'"origin":"work.research.tasks.high"}'
+    ),
     "result-minimal": (
         b'{"schema":"result/1","task_id":"a-1","name":"files.digest","state":"succeeded",'
         b'"finished":"2026-01-02T03:04:05Z"}'
@@ -384,6 +391,10 @@ GOLDEN_MSGPACK = {
         "6172656e74d93730302d34626639326633353737623334646136613363653932396430653065343733362d3030663036"
         "37616130626139303262372d3031a66f726967696eb97461736b732e686967685f7072696f726974792e6865617679a8"
         "7265706c795f746fa77265706c792e61"
+    ),
+    "task-of-a-queue": (
+        "de0007a6736368656d61a67461736b2f31a26964a3612d31a46e616d65a57061706572a87072696f72697479a468696768a56c65"
+        "76656c07a763726561746564d6ff695735a5a66f726967696eb8776f726b2e72657365617263682e7461736b732e68696768"
     ),
     "result-minimal": (
         "85a6736368656d61a8726573756c742f31a77461736b5f6964a3612d31a46e616d65ac66696c65732e646967657374a5"

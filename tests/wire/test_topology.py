@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fogactors.errors import SpecError
+from fogactors.messages import PRIORITIES
 from fogactors.wire import (
     Binding,
     Exchange,
@@ -19,6 +20,7 @@ from fogactors.wire import (
     task_queue,
 )
 from fogactors.wire.topology import RETRY_STEPS_S, Family, due_queue, is_waiting_room
+from fogactors.wire.work import band_of, declared_work, work_queue, work_room, work_topology
 
 EXCHANGES = {
     "tasks.direct": "direct",
@@ -108,7 +110,7 @@ def test_bindings_are_the_table():
 
 
 def test_the_family_of_event_queues_drops_its_oldest():
-    events, _ = fog_topology(events_max_length=7).families
+    events, *_ = fog_topology(events_max_length=7).families
     assert (events.prefix, events.policy) == ("events.", Policy(max_length=7, overflow="drop-head"))
     assert not any(each.name.startswith(events.prefix) for each in fog_topology().queues)
 
@@ -117,6 +119,53 @@ def test_the_family_of_request_queues_goes_with_its_servers_and_refuses_what_is_
     *_, requests = fog_topology().families
     policy = Policy(max_length=10_000, overflow="reject-publish", expires_ms=60_000)
     assert (requests.prefix, requests.policy) == ("rpc.", policy)
+
+
+def test_the_families_behind_task_queues_refuse_what_is_too_much_and_lose_nothing():
+    _, queues, rooms, _ = fog_topology().families
+    assert (queues.prefix, queues.policy) == ("work.", QUEUES["tasks.normal"][1])
+    assert rooms.prefix == "due.work."
+    # Its policy can name no queue, so what leaves a room goes to `tasks.direct` with the key that it came with.
+    assert rooms.policy == Policy(
+        overflow="reject-publish",
+        message_ttl_ms=0,
+        dead_letter_exchange="tasks.direct",
+        dead_letter_strategy="at-least-once",
+    )
+
+
+@pytest.mark.parametrize("exchange", ["tasks.direct", "kitty.tasks"])
+def test_a_task_queue_is_three_queues_with_a_waiting_room_each(exchange):
+    topology = work_topology("research.tasks", exchange)
+    names = ["work.research.tasks.high", "work.research.tasks", "work.research.tasks.low"]
+    assert {each.name for each in topology.queues} == {*names, *(f"due.{name}" for name in names)}
+    assert {(each.exchange, each.key, each.queue) for each in topology.bindings} == {
+        *((exchange, name, name) for name in names),
+        *(("tasks.direct", due_queue(name), name) for name in names),
+    }
+    assert [work_queue("research.tasks", band) for band in PRIORITIES] == names
+    one = work_topology("research.tasks", exchange, levels=True)
+    assert [each.name for each in one.queues] == ["work.research.tasks", "due.work.research.tasks"]
+
+
+def test_a_declared_task_queue_has_its_plain_name_and_policies_of_its_own():
+    topology = declared_work("research.tasks", "kitty.tasks", max_length=5)
+    (fog_topology() + Topology((Exchange("kitty.tasks", "direct"),)) + topology).validate()
+    queues = {each.name: each.policy for each in topology.queues}
+    for name in ("research.tasks.high", "research.tasks", "research.tasks.low"):
+        assert queues[name] == replace(QUEUES["tasks.normal"][1], max_length=5)
+        assert queues[work_room(name)].dead_letter_routing_key == name
+    assert len(queues) == 6
+    assert {(each.exchange, each.key) for each in topology.bindings} == {
+        ("kitty.tasks", each.queue) for each in topology.bindings
+    }
+
+
+def test_eleven_priorities_are_three_bands():
+    assert [band_of(each) for each in range(11)] == ["low"] * 4 + ["normal"] * 3 + ["high"] * 4
+    for wrong in (-1, 11, 2.5):
+        with pytest.raises(ValueError, match="0 to 10"):
+            band_of(wrong)
 
 
 def test_nothing_bound_to_dlx_receives_the_parked_copies():
