@@ -55,7 +55,7 @@ TASK_RETRY: Final = RetryPolicy(attempts=4, first_s=1.0, factor=4.0, max_s=1024.
 
 HANDLER_S: Final = 1500.0
 """For one attempt of a task for which neither its handler nor its submitter states a limit."""
-REFILL_S: Final = 0.02
+REFILL_S: Final = 0.03
 """What the broker takes to deliver the next when one was acked, and to spare."""
 LEVELS_SINCE: Final = (4, 3)
 WORKER: Final = "worker"
