@@ -218,8 +218,11 @@ class Coord(Protocol):
         """The broker nodes whose heartbeat lives."""
         ...
 
-    async def expire_members(self, lease: Lease) -> list[str]:
+    async def expire_members(self, lease: Lease, looked_s: float) -> list[str]:
         """Remove all members without a heartbeat, in one step and only while the lease holds, else `LeaseLost`.
-        Returns them, sorted. A store that was away for longer than a heartbeat lives has none left, though all are
-        well: call it only after having held the lease for as long as that."""
+        Returns them, sorted.
+
+        Nobody is removed before this lease has looked for `looked_s`, by the store's clock, since its first call: a
+        store that was away for longer than a heartbeat lives has none left, though all are well.
+        """
         ...

@@ -11,13 +11,15 @@ from typing import Final
 
 from fogactors.coord.base import Lease
 
-__all__ = ["CLUSTER_MASTER", "CLUSTER_MEMBERS", "CLUSTER_STOPPING", "ClusterMembers"]
+__all__ = ["CLUSTER_MASTER", "CLUSTER_MEMBERS", "CLUSTER_STOPPING", "CLUSTER_WATCH", "ClusterMembers"]
 
 CLUSTER_MASTER: Final = "rabbitmq:cluster:master"
 """The lease of who bootstraps and looks after the members."""
 CLUSTER_STOPPING: Final = "fog:cluster:stopping"
 """The lease of who may stop a broker node."""
 CLUSTER_MEMBERS: Final = "rabbitmq:cluster:members"
+CLUSTER_WATCH: Final = "fog:cluster:watch"
+"""Since when the holder of the master lease looks who beats."""
 
 
 class ClusterMembers(ABC):

@@ -180,5 +180,5 @@ class MemoryCoord(ClusterMembers):
     async def broker_beats(self) -> frozenset[str]:
         return (await self._reach()).broker_beats()
 
-    async def expire_members(self, lease: Lease) -> list[str]:
-        return (await self._reach()).expire_members(lease)
+    async def expire_members(self, lease: Lease, looked_s: float) -> list[str]:
+        return (await self._reach()).expire_members(lease, looked_s)

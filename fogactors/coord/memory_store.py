@@ -41,6 +41,7 @@ class MemoryStore:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.away = False
         self.full = False
         self.drop_notices = False
@@ -57,6 +58,8 @@ class MemoryStore:
         # Apart from the leases, because a token must not start again when its lease has run out.
         self._tokens: dict[str, int] = {}
         self._groups: dict[str, set[str]] = {}
+        # Which lease looks who beats, and since when.
+        self._watch: tuple[int, float] | None = None
         self._listeners: dict[str, list[MemoryObjectSendStream[str]]] = {}
         self.letters = LetterTable()
 
@@ -236,8 +239,13 @@ class MemoryStore:
         with self._beats_lock:
             return frozenset(self._broker_beats.values())
 
-    def expire_members(self, lease: Lease) -> list[str]:
+    def expire_members(self, lease: Lease, looked_s: float) -> list[str]:
         self.require(lease)
+        now = self._clock()
+        if self._watch is None or self._watch[0] != lease.token:
+            self._watch = (lease.token, now)
+        if now - self._watch[1] < looked_s:
+            return []
         gone = self.members(CLUSTER_MEMBERS) - self.broker_beats()
         self._groups.get(CLUSTER_MEMBERS, set()).difference_update(gone)
         return sorted(gone)

@@ -34,7 +34,7 @@ from fogactors.coord.base import (
     Recorded,
     done_channel,
 )
-from fogactors.coord.cluster import CLUSTER_MEMBERS, ClusterMembers
+from fogactors.coord.cluster import CLUSTER_MEMBERS, CLUSTER_WATCH, ClusterMembers
 from fogactors.coord.group_commit import GroupCommit
 from fogactors.coord.letters import LetterIndex
 from fogactors.coord.redis_bounds import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, in_time, quietly, translated
@@ -280,9 +280,10 @@ class RedisCoord(ClusterMembers):
             beats = cast("list[Any]", await self._client.mget([_broker_key(node) for node in nodes])) if nodes else []
         return frozenset(node for node, beat in zip(nodes, beats, strict=True) if beat is not None)
 
-    async def expire_members(self, lease: Lease) -> list[str]:
-        keys = [CLUSTER_MEMBERS, BROKERS, lease.name, _fence(lease.name)]
-        gone = await self._script("expire members", scripts.EXPIRE_MEMBERS, keys, [lease.owner, lease.token])
+    async def expire_members(self, lease: Lease, looked_s: float) -> list[str]:
+        keys = [CLUSTER_MEMBERS, BROKERS, lease.name, _fence(lease.name), CLUSTER_WATCH]
+        args = [lease.owner, lease.token, round(looked_s * 1000)]
+        gone = await self._script("expire members", scripts.EXPIRE_MEMBERS, keys, args)
         if gone is None:
             raise _lost(lease)
         return sorted(node.decode() for node in gone)

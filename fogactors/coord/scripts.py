@@ -180,9 +180,18 @@ redis.call('SADD', KEYS[2], ARGV[1])
 """
 
 EXPIRE_MEMBERS: Final = """
--- KEYS: members, brokers, lease, fence. ARGV: owner, token. Those removed, or nothing: the lease is lost.
+-- KEYS: members, brokers, lease, fence, watch. ARGV: owner, token, how long to have looked in ms. Those removed, or
+-- nothing: the lease is lost. Since when this lease looks is kept here, and is lost when the heartbeats are.
 if redis.call('GET', KEYS[3]) ~= ARGV[1] or redis.call('GET', KEYS[4]) ~= ARGV[2] then return false end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local token, since = string.match(redis.call('GET', KEYS[5]) or '', '^(%d+) (%d+)$')
+if token ~= ARGV[2] then
+  since = now
+  redis.pcall('SET', KEYS[5], string.format('%s %.0f', ARGV[2], now)) -- a full store takes none: it looks from now on
+end
 local gone = {}
+if now - tonumber(since) < tonumber(ARGV[3]) then return gone end
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   if redis.call('EXISTS', 'rabbitmq:node:' .. node .. ':heartbeat') == 0 then
     gone[#gone + 1] = node

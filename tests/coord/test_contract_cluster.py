@@ -30,14 +30,29 @@ async def test_who_lost_the_master_lease_removes_nobody(coord, other, harness):
     old = await coord.acquire(CLUSTER_MASTER, TWO, 1)
     await harness.advance(1.1)
     with pytest.raises(LeaseLost):
-        await coord.expire_members(old)
+        await coord.expire_members(old, 0)
     new = await other.acquire(CLUSTER_MASTER, TWO, 30)  # the same node, restarted: the token tells them apart
     with pytest.raises(LeaseLost):
-        await coord.expire_members(old)
+        await coord.expire_members(old, 0)
     with pytest.raises(LeaseLost):
         await coord.cluster_leave(ONE, lease=old)
     assert await coord.cluster_members() == {ONE}
-    assert await other.expire_members(new) == [ONE]
+    assert await other.expire_members(new, 0) == [ONE]
+
+
+async def test_nobody_is_removed_before_this_lease_has_looked_for_long_enough(coord, other, harness):
+    """All heartbeats may be gone because the store was away."""
+    await coord.cluster_join(ONE)
+    lease = await coord.acquire(CLUSTER_MASTER, ONE, 60)
+    assert await coord.expire_members(lease, 1) == []
+    await harness.advance(1.1)
+    await coord.release(lease)
+    lease = await other.acquire(CLUSTER_MASTER, TWO, 60)  # who holds it now has not looked yet
+    assert await other.expire_members(lease, 1) == []
+    await harness.advance(0.6)
+    assert await other.expire_members(lease, 1) == []
+    await harness.advance(0.6)
+    assert await other.expire_members(lease, 1) == [ONE]
 
 
 async def test_two_leases_of_the_cluster_are_two(coord, other):
@@ -67,15 +82,15 @@ async def test_members_without_a_heartbeat_go_and_the_others_stay(coord, other, 
     await coord.broker_beat(ONE, 1)
     await coord.broker_beat(TWO, 60)
     lease = await other.acquire(CLUSTER_MASTER, TWO, 60)
-    assert await other.expire_members(lease) == [THREE]
-    assert await other.expire_members(lease) == []
+    assert await other.expire_members(lease, 0) == [THREE]
+    assert await other.expire_members(lease, 0) == []
     await harness.advance(1.1)
-    assert await other.expire_members(lease) == [ONE]
+    assert await other.expire_members(lease, 0) == [ONE]
     assert await coord.cluster_members() == {TWO}
     await coord.broker_beat(ONE, 60)  # it beats again, and is a member when it says so
     assert await coord.cluster_members() == {TWO}
     await coord.cluster_join(ONE)
-    assert await other.expire_members(lease) == []
+    assert await other.expire_members(lease, 0) == []
     assert await coord.cluster_members() == {ONE, TWO}
 
 

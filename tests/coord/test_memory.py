@@ -45,7 +45,7 @@ THE_REST = {
     "beats": lambda c: c.beats(),
     "broker_beats": lambda c: c.broker_beats(),
     "cluster_members": lambda c: c.cluster_members(),
-    "expire_members": lambda c: c.expire_members(LEASE),
+    "expire_members": lambda c: c.expire_members(LEASE, 0),
     "cancelled": lambda c: c.cancelled(),
     "position": lambda c: c.letters.position(),
     "get": lambda c: c.letters.get("a"),

@@ -112,7 +112,7 @@ def operations(coord: RedisCoord) -> dict[str, Callable[[], Awaitable[object]]]:
         "cluster_join": lambda: coord.cluster_join(NODE),
         "cluster_leave": lambda: lost(coord.cluster_leave(NODE, lease=lease)),
         "cluster_members": coord.cluster_members,
-        "expire_members": lambda: lost(coord.expire_members(lease)),
+        "expire_members": lambda: lost(coord.expire_members(lease, 0)),
         "broker_beat": lambda: coord.broker_beat(NODE, 1),
         "broker_beats": coord.broker_beats,
         "broker_writer": lambda: anyio.to_thread.run_sync(write, True),

@@ -44,7 +44,7 @@ async def test_a_member_that_beats_by_a_script_of_its_own_is_seen_and_stays(coor
     await coord._client.set(f"rabbitmq:node:{ONE}:heartbeat", int(time.time()), ex=90)
     assert await coord.broker_beats() == {ONE}
     lease = await coord.acquire(CLUSTER_MASTER, ONE, 90)
-    assert await coord.expire_members(lease) == [TWO]
+    assert await coord.expire_members(lease, 0) == [TWO]
 
 
 @pytest.mark.usefixtures("coord")
@@ -54,8 +54,8 @@ async def test_a_lost_answer_removes_nobody_else(server: RedisServer):
             await coord.cluster_join(node)
         await lose_the_answer(proxy, coord.broker_beat(ONE, 90))
         lease = await coord.acquire(CLUSTER_MASTER, ONE, 90)
-        await lose_the_answer(proxy, coord.expire_members(lease))
+        await lose_the_answer(proxy, coord.expire_members(lease, 0))
         assert await coord.cluster_members() == {ONE}
         await coord.release(lease)
         with pytest.raises(LeaseLost):
-            await coord.expire_members(lease)
+            await coord.expire_members(lease, 0)

@@ -27,6 +27,7 @@ from fogactors.roles.sentinel.former import NotFormed, blank_lease
 from fogactors.roles.sentinel.state import (
     BrokerExited,
     BrokerStarted,
+    ClusterChanged,
     ClusterPlanned,
     ClusterRefused,
     ClusterSettled,
@@ -229,6 +230,48 @@ async def test_a_wait_is_bounded_and_says_for_what(tmp_path):
             ended.exit.error
         )
         assert not any("rabbitmq-server" in call for call in here.calls)
+
+
+async def test_one_that_boots_and_finds_nobody_says_that_there_is_no_majority(tmp_path):
+    """As after a power cut, when the other hosts stay dark: its server waits for them."""
+    async with stage(tmp_path, A, B, C, forgotten_s=0.5) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "kept").touch()
+        async with running(here) as recorder:
+            lost = await recorder.wait_for(ClusterChanged, what="quorum_lost", on=True, timeout=20)
+            assert {B, C} <= set(lost.detail.split(", "))
+            for node in (A, B, C):
+                here.says(node, f"{A} {B} {C}", f"{A} {B} {C}")
+            here.registered = {"other", "third"}
+            await recorder.wait_for(ClusterChanged, what="quorum_lost", on=False, timeout=20)
+
+
+@pytest.mark.parametrize("says", ["that it is alone", "nothing, because it pauses"])
+async def test_who_is_cut_off_leaves_the_master_lease_to_one_that_is_not(tmp_path, says):
+    async with stage(tmp_path, A, B, C, watch_s=0.1) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "kept").touch()
+        here.registered = {"other", "third"}
+        for node in (A, B, C):
+            here.says(node, f"{A} {B} {C}", f"{A} {B} {C}")
+        master = here.sentinel.coord.holder
+
+        async def held_by(node: str | None) -> None:
+            with anyio.fail_after(10):
+                while await master("rabbitmq:cluster:master") != node:  # noqa: ASYNC110 - nobody tells of it
+                    await anyio.sleep(0.02)
+
+        async with running(here):
+            await held_by(A)
+            if says == "that it is alone":
+                here.says(A, f"{A} {B} {C}", A)
+            else:
+                (tmp_path / "up").unlink()
+            await held_by(None)
+            assert here.sentinel.server.running
+            here.says(A, f"{A} {B} {C}", f"{A} {B} {C}")
+            (tmp_path / "up").touch()
+            await held_by(A)
 
 
 async def test_another_cookie_is_refused_and_said_once(tmp_path):

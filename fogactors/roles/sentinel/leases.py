@@ -26,7 +26,6 @@ class LeaseKeeper(Actor[Any]):
     def __init__(self, sentinel: Sentinel, beats_s: float) -> None:
         self._it = sentinel
         self._beats_s = beats_s
-        self._held_since: float | None = None
         self._away = False
 
     async def run(self) -> None:
@@ -63,34 +62,39 @@ class LeaseKeeper(Actor[Any]):
             self._lost()
         except (CoordError, TimeoutError) as away:
             error = str(away) or "no answer in time"
-            self._held_since = None
         if bool(error) != self._away:
             self._away = bool(error)
             self.ctx.emit(StoreAway(at=it.now(), broker=it.node, away=self._away, error=error))
 
     async def _turn(self) -> None:
         it = self._it
-        if not it.settled:
-            self._held_since = None
-            if it.master is not None and it.server.running:
-                await it.coord.renew(it.master)  # it begins: nobody else may meanwhile
+        if it.settled:
+            await it.coord.cluster_join(it.node)
+        if not it.serves:
+            await self._without_a_cluster()
             return
-        await it.coord.cluster_join(it.node)
         held = it.master
         lease = await it.coord.acquire(CLUSTER_MASTER, it.node, it.config.lease_s)
         if lease is None:
             self._lost()
             return
         it.master = lease
-        if held is None or self._held_since is None or held.token != lease.token:
-            self._held_since = self.ctx.now()
+        if held is None or held.token != lease.token:
             it.tell_changed()
-        # Not earlier: after a store that was away nobody has a heartbeat, though all may be well.
-        elif self.ctx.now() - self._held_since > self._beats_s:
-            await it.coord.expire_members(lease)
+        await it.coord.expire_members(lease, self._beats_s)
+
+    async def _without_a_cluster(self) -> None:
+        it = self._it
+        if it.master is None or not it.server.running:
+            return
+        if not it.came_up:
+            await it.coord.renew(it.master)  # it begins: nobody else may meanwhile
+        # Cut off, or its broker pauses: when the lease has run out one of those that serve is to have it. Not given up
+        # at once, because a cluster to which a member comes looks like that for a moment.
+        elif await it.coord.holder(CLUSTER_MASTER) != it.node:
+            self._lost()
 
     def _lost(self) -> None:
-        self._held_since = None
         if self._it.master is not None:
             self._it.master = None
             self._it.tell_changed()

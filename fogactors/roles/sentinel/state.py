@@ -16,6 +16,7 @@ import anyio
 from fogactors.cluster.config import ClusterConfig
 from fogactors.cluster.ctl import Ctl, Status
 from fogactors.cluster.data import DataDir
+from fogactors.cluster.plan import majority
 from fogactors.cluster.server import ServerProcess
 from fogactors.coord.base import Coord, Lease
 from fogactors.messages import ClusterChange, ClusterFact
@@ -35,77 +36,69 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterPlanned:
-    """What is about to be done, and why: the log of every step. `action` is a class of `fogactors.cluster.plan`."""
+class _Told:
+    """What every fact begins with."""
 
     at: datetime
     broker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlanned(_Told):
+    """What is about to be done, and why: the log of every step. `action` is a class of `fogactors.cluster.plan`."""
+
     action: str
     why: str
     peer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterRefused:
+class ClusterRefused(_Told):
     """Nothing goes on until somebody changes something."""
 
-    at: datetime
-    broker: str
     why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSettled:
+class ClusterSettled(_Told):
     """The node is up in its cluster; its own words and a peer's agree. `missing`: the nodes that are not running."""
 
-    at: datetime
-    broker: str
     members: tuple[str, ...]
     missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerStarted:
-    at: datetime
-    broker: str
+class BrokerStarted(_Told):
     pid: int
     start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerExited:
+class BrokerExited(_Told):
     """The server ended although nobody had asked it to. `code`: negative for a signal."""
 
-    at: datetime
-    broker: str
     code: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetupDone:
+class SetupDone(_Told):
     """`what`: of the cluster, was applied."""
 
-    at: datetime
-    broker: str
     what: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StopTurn:
+class StopTurn(_Told):
     """`step` of an orderly stop, and what came of it."""
 
-    at: datetime
-    broker: str
     step: str
     outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterChanged:
+class ClusterChanged(_Told):
     """A `ClusterChange` that this sentinel has seen; `about`: the node whom it concerns."""
 
-    at: datetime
-    broker: str
     what: ClusterFact
     on: bool
     about: str
@@ -113,11 +106,9 @@ class ClusterChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreAway:
+class StoreAway(_Told):
     """Redis cannot be asked for what the cluster needs, or can again (`away` is false). The broker goes on."""
 
-    at: datetime
-    broker: str
     away: bool
     error: str = ""
 
@@ -159,6 +150,12 @@ class Sentinel:
     def whole(self) -> bool:
         """Every configured node runs in our cluster."""
         return self.settled and self.status is not None and set(self.config.nodes) <= self.status.running
+
+    @property
+    def serves(self) -> bool:
+        """Our node and a majority of its cluster run, in its own words."""
+        status = self.status if self.settled else None
+        return status is not None and len(status.running) >= majority(len(status.members))
 
     def tell_changed(self) -> None:
         self.changed.set()

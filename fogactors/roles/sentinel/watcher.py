@@ -6,6 +6,7 @@ comes from what the former has seen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +81,7 @@ class Watcher(Actor[Any]):
 
     async def _turn(self) -> None:
         it = self._it
-        if not it.came_up or not it.server.running:
+        if not it.server.running or (not it.came_up and self._booting_s < it.config.forgotten_s):
             return  # nothing is known, so nothing has changed
         reached = await reach(it.config.peers, it.config.epmd_port)
         if self._reached and reached != self._reached:
@@ -97,13 +98,17 @@ class Watcher(Actor[Any]):
         self._facts, self._seen = facts, status
 
     def _of_one_that_is_silent(self, reached: Mapping[str, Reach]) -> Status | None:
-        """Our node was up, its server runs and says nothing: with pause_minority a node that finds itself in a minority
-        stops. It is one when most others are gone; otherwise who knows."""
+        """The server runs and says nothing: with pause_minority a node that finds itself in a minority stops, and one
+        that boots with its data waits for the others. It is that when most others are gone; otherwise who knows."""
         it = self._it
         running = frozenset(node for node, how in reached.items() if how == "up")
         if len(running) + 1 >= majority(len(it.config.nodes)):
             return None
         return Status(members=frozenset(it.config.nodes), running=running)
+
+    @property
+    def _booting_s(self) -> float:
+        return time.monotonic() - self._it.server.started_at
 
     async def _critical(self, status: Status) -> str:
         """Asked only when a node is missing: with all of them no queue is short of one, or a member is being added."""
