@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 import redis
 import redis.asyncio
 
-from tests.services import RabbitMQ, RedisServer, ServiceUnavailable, skip_or_fail
+from tests.images.servers import running
+from tests.services import RabbitMQ, RedisServer
 
 IMAGES = Path(__file__).parents[2] / "images"
 PLACE = {"prometheus.tcp.port", "log.console", "log.file"}
@@ -40,18 +39,6 @@ def test_the_references_faults_are_not_taken_over():
     assert store["maxmemory-policy"] == "noeviction"
     assert not {"requirepass", "rename-command", "activedefrag"} & store.keys()
     assert not any("${" in value for value in store.values())
-
-
-@asynccontextmanager
-async def running(server):
-    try:
-        await server.start()
-        yield server
-    except ServiceUnavailable as error:
-        skip_or_fail(error)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await server.stop(grace_s=0)
 
 
 @pytest.mark.services

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import asynccontextmanager
 
 import aiormq
-import anyio
 import httpx
 import pytest
 import redis
 import redis.asyncio
 
+from tests.images.servers import running
 from tests.images.test_conf import IMAGES, PLACE, rabbitmq_conf
 from tests.images.test_stack import TLS
 from tests.integration.tls import TlsRabbitMQ, TlsRedis, make_authority
@@ -62,18 +61,6 @@ class StackRabbitMQ(TlsRabbitMQ):
             text = text.replace(stack, ours)
         (self.home / "conf.d").mkdir()
         (self.home / "conf.d/listeners.conf").write_text(text + "management.ssl.ip = 127.0.0.1\n")
-
-
-@asynccontextmanager
-async def running(server):
-    try:
-        await server.start()
-        yield server
-    except ServiceUnavailable as error:
-        skip_or_fail(error)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await server.stop(grace_s=0)
 
 
 @pytest.mark.services

@@ -11,27 +11,28 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
 
 from fogactors.app.probe import ask
 from fogactors.bus import Delivery
-from fogactors.cluster.config import ClusterConfig
-from fogactors.cluster.ctl import Ctl
-from fogactors.cluster.server import environment
 from fogactors.errors import BusError
-from fogactors.messages import ClusterChange, NodeMetrics
+from fogactors.messages import NodeMetrics
 from fogactors.wire.codec import decode
-from tests.integration.brokers import Brokers, Node
+from tests.integration.broker_node import Node
+from tests.integration.brokers import Brokers
 from tests.integration.fog import until
 from tests.integration.page import free_port
+from tests.services.releases import RABBITMQ, version_here
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
 
 DESTRUCTIVE = {"Bootstrap", "ForgetThenJoin", "WipeThenJoin", "Join"}
 
 
-@pytest.fixture(scope="module", params=["4.3", pytest.param("4.0", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[each if each == version_here() else pytest.param(each, marks=pytest.mark.slow) for each in RABBITMQ],
+)
 def started(request: pytest.FixtureRequest) -> Iterator[Brokers]:
     with Brokers.open(request.param) as brokers:
         brokers.start()
@@ -41,38 +42,14 @@ def started(request: pytest.FixtureRequest) -> Iterator[Brokers]:
 @pytest.fixture
 def brokers(started: Brokers) -> Brokers:
     anyio.run(started.wait_whole)
+    anyio.run(started.wait_settled)
     return started
 
 
-def tool(brokers: Brokers, node: Node) -> Ctl:
-    """rabbitmqctl, as somebody would call it by hand beside the sentinel."""
-    names = tuple(each.name for each in brokers.nodes)
-    config = ClusterConfig(
-        node=node.name,
-        nodes=names,
-        data_dir=node.data,
-        cookie_file=brokers.folder / "cookie",
-        epmd_port=brokers.epmd_port,
-    )
-    command = (str(brokers.folder / "enter"),)
-    return Ctl(node.name, command, environment(config, node.environment()))
-
-
-async def node_of_master(brokers: Brokers) -> Node:
-    found: list[Node] = []
-
-    async def there() -> bool:
-        master = await brokers.master()
-        found[:] = [node for node in brokers.nodes if node.name == master]
-        return bool(found)
-
-    await until(there, "a master")
-    return found[0]
-
-
+@pytest.mark.versions
 async def test_three_blank_nodes_form_one_cluster(brokers):
     names = {node.name for node in brokers.nodes}
-    status = [await tool(brokers, node).status() for node in brokers.nodes]
+    status = [await node.ctl.status() for node in brokers.nodes]
 
     assert [each.members for each in status] == [each.running for each in status] == [names] * 3
     assert sum(row["action"] == "Bootstrap" for node in brokers.nodes for row in node.events("ClusterPlanned")) == 1
@@ -88,7 +65,7 @@ async def test_three_blank_nodes_form_one_cluster(brokers):
 
 async def test_a_node_that_is_killed_comes_back_with_its_data(brokers):
     sent = await brokers.publish(100, "killed")
-    master = await node_of_master(brokers)
+    master = await brokers.node_of_master()
     node = next(each for each in brokers.nodes if each is not master)
     marks = brokers.marks()
 
@@ -102,7 +79,7 @@ async def test_a_node_that_is_killed_comes_back_with_its_data(brokers):
 
 
 async def test_the_master_lease_moves_when_its_holder_is_killed(brokers):
-    master = await node_of_master(brokers)
+    master = await brokers.node_of_master()
     master.kill9()
 
     async def moved() -> bool:
@@ -115,10 +92,11 @@ async def test_the_master_lease_moves_when_its_holder_is_killed(brokers):
     await until(lambda: _has(brokers.members, master.name), "it is a member again")
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("which", ["the master", pytest.param("another", marks=pytest.mark.slow)])
 async def test_a_node_that_lost_its_volume_is_forgotten_and_joins(brokers, which):
     sent = await brokers.publish(100, "wiped")
-    master = await node_of_master(brokers)
+    master = await brokers.node_of_master()
     node = master if which == "the master" else next(each for each in brokers.nodes if each is not master)
     marks = brokers.marks()
 
@@ -200,25 +178,14 @@ async def test_a_power_cut_in_which_redis_stays_dead(brokers):
     finally:
         await brokers.redis.restart()
     await until(lambda: _is(brokers.members, {node.name for node in brokers.nodes}), "members again in Redis", 60)
-    await node_of_master(brokers)
+    await brokers.node_of_master()
 
 
 async def test_majority_down_destroys_nothing_and_says_so(brokers):
     sent = await brokers.publish(50, "minority")
     alone, *others = brokers.nodes
     marks = brokers.marks()
-    told: list[ClusterChange] = []
-    async with (
-        brokers.coord() as coord,
-        coord.listen("fog:cluster:events") as notices,
-        anyio.create_task_group() as tasks,
-    ):
-
-        async def listen() -> None:
-            async for payload in notices:
-                told.append(msgspec.json.decode(payload, type=ClusterChange))
-
-        tasks.start_soon(listen)
+    async with brokers.notices() as told:
         for node in others:
             node.kill9()
 
@@ -230,7 +197,6 @@ async def test_majority_down_destroys_nothing_and_says_so(brokers):
         assert all(node.name in said.detail for node in others)
         others[0].start()
         await until(lambda: lost(on=False), "it is over when one is back", 120)
-        tasks.cancel_scope.cancel()
     others[1].start()
     await brokers.wait_whole()
 
@@ -245,7 +211,7 @@ async def test_forgotten_while_it_kept_its_data(brokers):
     marks = brokers.marks()
     node.kill9()
     await until(lambda: _lacks(peer.running, node.name), "its peers see that it is gone")
-    await tool(brokers, peer).forget(node.name, via=peer.name)
+    await peer.ctl.forget(node.name, via=peer.name)
     node.start(CLUSTER__FORGOTTEN_S="10")
     await brokers.wait_whole()
 

@@ -40,7 +40,7 @@ def make_certificate(ca: Path, name: str) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _copy_into(home: Path, ca: Path, name: str) -> None:
+def copy_into(home: Path, ca: Path, name: str) -> None:
     """Where the server finds them: it may see nothing but its own folder."""
     certificate, key = make_certificate(ca, name)
     for source, target in ((ca, "ca.pem"), (certificate, "cert.pem"), (key, "key.pem")):
@@ -73,7 +73,7 @@ class TlsRabbitMQ(RabbitMQ):
 
     def write_configuration(self) -> None:
         super().write_configuration()
-        _copy_into(self.home, self._ca, "rabbitmq")
+        copy_into(self.home, self._ca, "rabbitmq")
         path = self.home / "rabbitmq.conf"
         lines = [f"management.ssl.port = {self.management_port}"]
         for line in path.read_text().splitlines():
@@ -115,4 +115,4 @@ class TlsRedis(RedisServer):
     def write_configuration(self) -> None:
         self._config["tls-port"] = str(self.port)
         super().write_configuration()
-        _copy_into(self.home, self._ca, "redis")
+        copy_into(self.home, self._ca, "redis")

@@ -1,8 +1,8 @@
 """The command: ``python -m tests.services start | stop | status | run -- COMMAND``.
 
-Standard output carries only NAME=URL lines, so that ``eval "$(python -m tests.services status)"`` works in a shell that
-exports what it assigns (``set -a``). Everything else goes to standard error. Exit codes: 0, 1 (`status`: nothing runs),
-2 (a service cannot run here, or did not start), 128 + the signal's number; `run` ends with its command's own.
+Standard output carries only NAME=VALUE lines, so that ``eval "$(python -m tests.services status)"`` works in a shell
+that exports what it assigns (``set -a``). Everything else goes to standard error. Exit codes: 0, 1 (`status`: nothing
+runs), 2 (a service cannot run here, or did not start), 128 + the signal's number; `run` ends with its command's own.
 """
 
 import argparse

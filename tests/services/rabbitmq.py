@@ -199,7 +199,8 @@ class RabbitMQ(Server):
         return version
 
     def variables(self) -> dict[str, str]:
-        return {"FOGACTORS_TEST_AMQP_URL": self.amqp_url, "FOGACTORS_TEST_MANAGEMENT_URL": self.management_url}
+        urls = {"FOGACTORS_TEST_AMQP_URL": self.amqp_url, "FOGACTORS_TEST_MANAGEMENT_URL": self.management_url}
+        return urls | {"FOGACTORS_TEST_RABBITMQ": self.release.version}
 
     def _call(self, method: str, path: str, body: object) -> object:
         token = base64.b64encode(f"{_ADMIN}:{self.password}".encode()).decode()

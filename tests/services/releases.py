@@ -4,6 +4,7 @@ A Debian suite moves on under us, so a release names the version that must be re
 reports another one is refused instead of tested by mistake.
 """
 
+import os
 from dataclasses import dataclass
 
 from tests.services.errors import ServiceUnavailable
@@ -46,6 +47,11 @@ RABBITMQ = {
     "4.0": Release("RabbitMQ", "4.0", "rabbitmq:4.0-management", TRIXIE, "rabbitmq"),
 }
 REDIS = Release("Redis", "8", "redis:8", FORKY, "redis")
+
+
+def version_here() -> str:
+    """Of the RabbitMQ beside which this program runs (`python -m tests.services run`): what starts its own takes it."""
+    return os.environ.get("FOGACTORS_TEST_RABBITMQ", "4.3")
 
 
 def rabbitmq_release(version: str) -> Release:

@@ -52,7 +52,7 @@ class Server(ABC):
         self.release = release
         self.version = ""
         self._kept = kept
-        self._route: Route | None = None
+        self.route: Route | None = None  # the cheapest, unless somebody has chosen one
         self._folder: Path | None = None
         self._running: Running | None = None
         self._spawned: subprocess.Popen[bytes] | None = None
@@ -110,7 +110,7 @@ class Server(ABC):
         try:
             if self._folder is None:
                 await sweep()
-                self._route = await choose_route(self.release)
+                self.route = self.route or await choose_route(self.release)
                 self._base_port = _free_ports()
                 self._folder = new_folder(f"{self.release.name}-{self._base_port}")
                 self.write_configuration()
@@ -147,9 +147,9 @@ class Server(ABC):
 
         Raises ServiceFailed on another exit code than 0, TimeoutError.
         """
-        if self._route is None:
+        if self.route is None:
             raise RuntimeError(f"{self.release.name} has not been started")
-        command = self._route.inside(self._started(), self.environment(), program)
+        command = self.route.inside(self._started(), self.environment(), program)
         with anyio.fail_after(timeout):
             done = await anyio.run_process(command, stdout=PIPE, stderr=STDOUT, check=False)
         output = done.stdout.decode(errors="replace")
@@ -191,7 +191,7 @@ class Server(ABC):
         return Boot(opened - began, time.monotonic() - began, opened)
 
     async def _spawn(self) -> None:
-        folder, route = self.home.parent, self._route
+        folder, route = self.home.parent, self.route
         assert route is not None
         route.prepare(self.home)
         self._spawned = _spawn(route.command(self.home, self.environment(), self.program()), folder / "console.log")
