@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import anyio
@@ -160,7 +160,8 @@ async def _command(program: Sequence[str], environment: dict[str, str], received
 async def _end_command(process: Process, number: signal.Signals) -> None:
     # Ctrl-C in a terminal has reached the command as well, and a second one would cut off its cleanup.
     if not (number == signal.SIGINT and sys.stdin.isatty()):
-        process.send_signal(number)
+        with suppress(ProcessLookupError):  # it has ended by itself, e.g. by the same signal
+            process.send_signal(number)
     with anyio.move_on_after(_COMMAND_GRACE_S):
         await process.wait()
     if process.returncode is None:
