@@ -121,9 +121,10 @@ class Session:
             raise _first_cause(failed) from None
         return self.actors.ref(f"{self._root.path}/{child.id}/{child.id}")
 
-    async def stop(self, id: str) -> None:  # noqa: A002
-        """Stop a child for good, within its `shutdown_s`. Raises `ActorError` for one that is not there."""
-        await self._root.ask(StopChild(id), timeout=ORDER_S)
+    async def stop(self, id: str, *, drain_s: float = 0.0) -> None:  # noqa: A002
+        """Stop a child for good, within its `shutdown_s`. `drain_s`: seconds of that which may well be used. Raises
+        `ActorError` for one that is not there."""
+        await self._root.ask(StopChild(id), timeout=ORDER_S + drain_s)
         await self._root.ask(DeleteChild(id), timeout=ORDER_S)
 
     @property

@@ -134,6 +134,7 @@ class TaskQueue:
         self._session: Session | None = None
         self._submitter: Submitter | None = None
         self._works = False
+        self._drain_s = 0.0
 
     def __repr__(self) -> str:
         return f"<TaskQueue {self.name}>"
@@ -357,7 +358,7 @@ class TaskQueue:
         )
         child = work.executor(WORKER, session.bus, self._coord, self._handlers, config, concurrency)
         worker = await session.start(child, timeout=self._connect_timeout_s)
-        self._works = True
+        self._works, self._drain_s = True, drain_s
         ear = work.listener(session.bus, self.source, f"task-queue-{self.name}", worker, self._handlers)
         await session.start(ear, timeout=self._connect_timeout_s)
 
@@ -368,7 +369,7 @@ class TaskQueue:
         if works and self._session is not None:
             for id_ in (EAR, WORKER):
                 with suppress(ActorError):
-                    await self._session.stop(id_)
+                    await self._session.stop(id_, drain_s=self._drain_s)
 
     async def run(self, *, concurrency: int = 1, prefetch: int | None = None, drain_s: float = 20.0) -> None:
         """As `start`, until it is cancelled."""

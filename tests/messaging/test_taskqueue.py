@@ -32,6 +32,7 @@ from fogactors.errors import (
 )
 from fogactors.messaging import EventBus, QueueTask, TaskHandle, TaskQueue, correlated, correlation_id
 from fogactors.tasks.events import TaskDeadLettered, TaskRetried
+from fogactors.tasks.orders import Orders
 from fogactors.testing import EventRecorder
 from fogactors.wire import Exchange, Topology
 from fogactors.wire.topology import TASKS
@@ -622,6 +623,19 @@ async def test_status_and_progress_tell_where_it_is_and_how_far(open_place: Open
         status = await handle.status()
         assert (status.state, status.name, status.attempts) == ("succeeded", "long", 1)
         assert await handle.progress() == 1
+
+
+async def test_a_worker_answers_pings_and_leaves_other_orders_to_others(open_place: OpenPlace):
+    async with open_place() as place, queue_at(place, word(), source="node-7") as queue:
+        queue.register_handler("t", _echo)
+        await queue.start()
+        orders = Orders(queue.session.bus)
+        role = f"task-queue-{queue.name}"
+        (reply,) = await orders.ask("ping", role=role, enough=bool)
+        assert (reply.node, reply.role, reply.error) == ("node-7", role, None)
+        assert await orders.ask("drain", role=role, wait_s=0.2) == []
+        assert await (await queue.submit("t", 1)).result(timeout=DEADLINE_S) == 1
+        await orders.close()
 
 
 async def test_a_result_that_is_not_there_in_time_is_said_so(open_place: OpenPlace):

@@ -408,6 +408,26 @@ async def test_what_does_not_end_within_the_drain_is_handed_back():
         assert got.all[0].retry_count == 0
 
 
+@pytest.mark.asyncio
+async def test_a_stop_waits_as_long_as_the_drain_may_take(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fogactors.messaging.session.ORDER_S", 0.1)
+    async with TaskQueue(f"memory://{word()}", "t") as queue:
+        began, got = anyio.Event(), Got()
+
+        @queue.handler("t")
+        async def slow(task: QueueTask[Any]) -> None:
+            began.set()
+            await anyio.sleep(0.5)
+            got.add(task)
+
+        await queue.submit("t")
+        await queue.start(drain_s=5)
+        await began.wait()
+        await queue.stop()
+        assert len(got.all) == 1
+        await queue.start()  # it has come to its end
+
+
 # -- what is told
 
 
