@@ -54,6 +54,12 @@ def test_a_cancellation_is_one_line(answer, line):
             "a-1: running on edge1/light since 2030-01-02T03:04:05+00:00, attempt 2, t",
         ),
         (Whereabouts(task_id="a-1", state="queued or unknown"), "a-1: queued or unknown"),
+        (
+            Whereabouts(
+                task_id="a-1", state="running", worker="e/q", attempts=1, progress=0.25, note="page\n1 \x1b[2J"
+            ),
+            "a-1: running on e/q, attempt 1, 25% done (page 1 \\x1b[2J)",
+        ),
     ],
 )
 def test_whereabouts_are_one_line(answer, line):

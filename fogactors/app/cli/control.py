@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fogactors.app.cli.common import Json, load_settings, print_json
 from fogactors.app.cli.common import run as run_main
+from fogactors.app.cli.dlq.printing import printable
 from fogactors.app.orders import ANSWER_S, give, tracking
 from fogactors.app.settings import Settings
 from fogactors.errors import BusError, CoordError
@@ -166,4 +167,6 @@ def _found(each: Whereabouts) -> str:
     worker = f" on {each.worker}" if each.worker else ""
     since = f" since {each.since.isoformat(timespec='seconds')}" if each.since else ""
     attempt = f", attempt {each.attempts}" if each.attempts else ""
-    return f"{each.task_id}: {each.state}{worker}{since}{attempt}{name}"
+    progress = "" if each.progress is None else f", {each.progress:.0%} done"
+    note = f" ({printable(' '.join(each.note.split()))})" if each.note else ""
+    return f"{each.task_id}: {each.state}{worker}{since}{attempt}{name}{progress}{note}"
