@@ -35,7 +35,7 @@ from fogactors.coord.base import RESULT_TTL_S, Coord, Recorded
 from fogactors.coord.letters import ParkedLetter
 from fogactors.core import Actor, ChildSpec, Exit, SupervisorSpec
 from fogactors.errors import ActorError, BusError, CoordError, CoordUnavailable, FogError, WireError
-from fogactors.messages import DeadLetter, DeadLetterFate, Task, TaskResult
+from fogactors.messages import DeadLetter, DeadLetterFate, TaskResult
 from fogactors.roles import dlq_indexer
 from fogactors.roles.base import RoleContext, controlled
 from fogactors.tasks.deadletter import (
@@ -43,10 +43,11 @@ from fogactors.tasks.deadletter import (
     from_delivery,
     publish_fate,
     publish_letter,
+    reply_to_of,
     result_of,
     unreadable,
 )
-from fogactors.tasks.events import DuplicateResult, TaskDeadLettered
+from fogactors.tasks.events import DeadLetterReplayed, DuplicateResult, TaskDeadLettered
 from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.failures import brief
 from fogactors.tasks.feed import announce, fits_key
@@ -54,9 +55,12 @@ from fogactors.tasks.replay import DlqConfig, Replay, replay_of
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import DLQ, DLX, PARKED, RESULTS, RESULTS_PENDING
 
-__all__ = ["DLQReaper", "DeadLetterReplayed", "tree"]
+__all__ = ["DLQReaper", "tree"]
 
 PREFETCH: Final = 32
+RESULTS_PREFETCH: Final = 100
+"""Results in hand. They are recorded together, so that the store writes them to its disk together too: one by one, a
+minute of a busy system's would take several to come home."""
 LATER_S: Final = 1.0
 """How long to wait before the store, or a queue that refused, is tried again."""
 COORD_TIMEOUT_S: Final = 1.0
@@ -64,20 +68,9 @@ UNTOLD: Final = "result.untold"
 """The type of a result in `results.pending` that nobody was told of; an executor tells of its own before it puts them
 by. Its `reply_to` is its task's."""
 
+RESULTS_CAME: Final = object()
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterReplayed:
-    """A policy had a task published once more, as this `generation`; it comes in `delay_s`."""
-
-    at: datetime
-    worker: str
-    task_id: str
-    name: str
-    reason: str
-    generation: int
-    delay_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -90,11 +83,6 @@ class _Letter:
     ended: bool = False
     parked: bool = False
     fate: DeadLetterFate | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    delivery: Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +113,8 @@ class DLQReaper(Actor[Any]):
         self._now = now
         self._consumers: dict[str, Consumer] = {}
         self._ask_again_at = 0.0
+        self._results: list[Delivery] = []
+        self._results_told = False
 
     async def run(self) -> None:
         await self._consume(DLQ)
@@ -142,8 +132,8 @@ class DLQReaper(Actor[Any]):
         match message:
             case _Letter():
                 done = await self._reap(message)
-            case _Result(delivery):
-                done = await self._bring_home(delivery)
+            case _ if message is RESULTS_CAME:
+                done = await self._bring_all_home()
             case _Lost(queue):
                 done = True
                 await self._reopen(queue)
@@ -159,7 +149,7 @@ class DLQReaper(Actor[Any]):
         given_up_by_broker = delivery.type != DEAD_LETTER_TYPE
         if given_up_by_broker and not held.ended:
             result = result_of(letter)
-            if result is not None and not await self._end(result, _reply_to(delivery)):
+            if result is not None and not await self._end(result, reply_to_of(delivery)):
                 return False
             held.ended = True
         if not held.parked:
@@ -270,6 +260,26 @@ class DLQReaper(Actor[Any]):
 
     # -- results that waited for the store
 
+    async def _bring_all_home(self) -> bool:
+        """False when some of them could not be."""
+        taken, self._results = self._results, []
+        left: list[Delivery] = []
+
+        async def bring(delivery: Delivery) -> None:
+            if not await self._bring_home(delivery):
+                left.append(delivery)
+
+        async with anyio.create_task_group() as group:
+            for delivery in taken:
+                group.start_soon(bring, delivery)
+        if left:
+            self._results[:0] = left
+            return False
+        # Those that came meanwhile have their turn behind the letters that did.
+        self._results_told = False
+        self._tell_results()
+        return True
+
     async def _bring_home(self, delivery: Delivery) -> bool:
         try:
             result = decode(delivery.body, TaskResult, delivery.content_type)
@@ -336,16 +346,22 @@ class DLQReaper(Actor[Any]):
     # -- taking
 
     async def _consume(self, queue: str) -> None:
-        take = self._take_letter if queue == DLQ else self._take_result
+        take, prefetch = (self._take_letter, PREFETCH) if queue == DLQ else (self._take_result, RESULTS_PREFETCH)
         self._consumers[queue] = await self._bus.consume(
-            queue, take, prefetch=PREFETCH, on_lost=lambda _: self._tell(_Lost(queue))
+            queue, take, prefetch=prefetch, on_lost=lambda _: self._tell(_Lost(queue))
         )
 
     def _take_letter(self, delivery: Delivery) -> None:
         self._tell(_Letter(delivery, from_delivery(delivery, self._now(), self._worker)))
 
     def _take_result(self, delivery: Delivery) -> None:
-        self._tell(_Result(delivery))
+        self._results.append(delivery)
+        self._tell_results()
+
+    def _tell_results(self) -> None:
+        if self._results and not self._results_told:
+            self._results_told = True
+            self._tell(RESULTS_CAME)
 
     async def _reopen(self, queue: str) -> None:
         lost = self._consumers.pop(queue, None)
@@ -358,13 +374,6 @@ class DLQReaper(Actor[Any]):
         # channel closes.
         with suppress(ActorError):
             self.ctx.mailbox.put_nowait(message)
-
-
-def _reply_to(delivery: Delivery) -> str | None:
-    try:
-        return decode(delivery.body, Task, delivery.content_type).reply_to
-    except WireError:
-        return None
 
 
 def tree(context: RoleContext) -> SupervisorSpec:

@@ -23,6 +23,7 @@ __all__ = [
     "of_task",
     "publish_fate",
     "publish_letter",
+    "reply_to_of",
     "result_of",
     "unreadable",
 ]
@@ -82,6 +83,14 @@ def of_task(
         correlation_id=task.correlation_id,
         traceparent=task.traceparent,
     )
+
+
+def reply_to_of(delivery: Delivery) -> str | None:
+    """Where the task that the broker gave up on wants its result, if it is one."""
+    try:
+        return decode(delivery.body, Task, delivery.content_type).reply_to
+    except WireError:
+        return None
 
 
 def from_delivery(delivery: Delivery, at: datetime, worker: str | None = None) -> DeadLetter:

@@ -9,6 +9,7 @@ from fogactors.messages import Priority, Reason, TaskState
 
 __all__ = [
     "ConsumerStalled",
+    "DeadLetterReplayed",
     "DuplicateResult",
     "QueueUnavailable",
     "ResultUnrecorded",
@@ -148,3 +149,16 @@ class TaskDeadLettered:
     name: str = ""
     origin: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterReplayed:
+    """A policy had a task published once more, as this `generation`; it comes in `delay_s`."""
+
+    at: datetime
+    worker: str
+    task_id: str
+    name: str
+    reason: str
+    generation: int
+    delay_s: float

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import redis
 import redis.asyncio
 
+from tests.images.conf import IMAGES, PLACE, rabbitmq_conf, redis_conf, redis_manner
 from tests.images.servers import running
 from tests.services import RabbitMQ, RedisServer
-
-IMAGES = Path(__file__).parents[2] / "images"
-PLACE = {"prometheus.tcp.port", "log.console", "log.file"}
-"""Keys that say where, not how: the tests' servers have places of their own."""
-
-
-def rabbitmq_conf() -> dict[str, str]:
-    lines = (IMAGES / "rabbitmq/rabbitmq.conf").read_text().splitlines()
-    return dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
-
-
-def redis_conf() -> dict[str, str]:
-    lines = (IMAGES / "redis/redis.conf").read_text().splitlines()
-    return dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
 
 
 async def fill(client) -> None:
@@ -37,6 +23,7 @@ def test_the_references_faults_are_not_taken_over():
     assert broker["cluster_partition_handling"] != "autoheal"
     assert "load_definitions" not in broker
     assert store["maxmemory-policy"] == "noeviction"
+    assert store["appendfsync"] == "always"
     assert not {"requirepass", "rename-command", "activedefrag"} & store.keys()
     assert not any("${" in value for value in store.values())
 
@@ -68,9 +55,8 @@ async def test_rabbitmq_takes_every_line_and_uses_it(version):
 @pytest.mark.services
 @pytest.mark.asyncio
 async def test_redis_takes_every_line_and_evicts_nothing():
-    conf = {key: value for key, value in redis_conf().items() if key not in ("bind", "port", "dir")}
     async with (
-        running(RedisServer(config=conf | {"maxmemory": "4mb"})) as server,
+        running(RedisServer(config=redis_manner() | {"maxmemory": "4mb"})) as server,
         redis.asyncio.from_url(server.url) as client,
     ):
         await client.set("kept", "1")
@@ -80,7 +66,7 @@ async def test_redis_takes_every_line_and_evicts_nothing():
         in_force = await client.config_get("*")
     assert {name: in_force[name] for name in ("appendonly", "appendfsync", "save", "io-threads", "maxclients")} == {
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "save": "",
         "io-threads": "4",
         "maxclients": "10000",

@@ -11,7 +11,7 @@ import yaml
 from fogactors.app.check import check
 from fogactors.app.settings import Settings, load
 from fogactors.app.settings_users import DEFAULT_USERS
-from tests.images.test_conf import IMAGES, rabbitmq_conf
+from tests.images.conf import IMAGES, rabbitmq_conf
 
 SWARM = Path(__file__).parents[2] / "swarm"
 STACK = yaml.safe_load((SWARM / "stack.yml").read_text())

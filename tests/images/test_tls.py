@@ -11,8 +11,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from tests.images.conf import IMAGES, PLACE, rabbitmq_conf
 from tests.images.servers import running
-from tests.images.test_conf import IMAGES, PLACE, rabbitmq_conf
 from tests.images.test_stack import TLS
 from tests.integration.tls import TlsRabbitMQ, TlsRedis, make_authority
 from tests.services import ServiceUnavailable, skip_or_fail

@@ -12,9 +12,9 @@ from fogactors.core import ActorExited, ActorStarted
 from fogactors.errors import TaskFailed, WorkerLost
 from fogactors.messages import DeadLetter, DeadLetterFate, Task, TaskResult
 from fogactors.roles import dlq_reaper
-from fogactors.roles.dlq_reaper import DeadLetterReplayed, DLQReaper
+from fogactors.roles.dlq_reaper import DLQReaper
 from fogactors.tasks.deadletter import FATE_TYPE, publish_letter
-from fogactors.tasks.events import DuplicateResult, TaskDeadLettered
+from fogactors.tasks.events import DeadLetterReplayed, DuplicateResult, TaskDeadLettered
 from fogactors.tasks.replay import DlqConfig, DlqPolicy
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode, encode

@@ -11,7 +11,7 @@ from fogactors.tasks.events import DuplicateResult
 from fogactors.tasks.replay import DlqPolicy
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode, encode
-from fogactors.wire.topology import DLX, RESULTS_PENDING
+from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING
 from tests.roles.test_dlq_reaper import NOW, all_done, given_up, lost_task, policy, reaper_alone
 from tests.tasks.harness import Hanging
 
@@ -120,3 +120,33 @@ async def test_a_store_that_hangs_does_not_hold_up_replays_either():
         for n in range(20):
             await broker_gave_up(system, f"lost-{n}")
         await eventually(lambda: system.ready("dlq.parked") >= 20, "all are parked", timeout=10)
+
+
+async def test_results_that_waited_are_recorded_together(monkeypatch):
+    """One by one each would wait for the disk of the store by itself."""
+    monkeypatch.setattr(dlq_reaper, "COORD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dlq_reaper, "LATER_S", 0.05)
+    hanging = []
+
+    def wrap(coord):
+        hanging.append(Hanging(coord, "record"))
+        hanging[0].hangs = False
+        return hanging[0]
+
+    count = 2 * dlq_reaper.RESULTS_PREFETCH
+    async with reaper_alone(wrap_coord=wrap) as system:
+        system.store.away = True
+        for n in range(count):
+            result = TaskResult(task_id=f"a-{n}", name="t", state="succeeded", finished=NOW)
+            await system.bus.publish(RESULTS, RESULTS_PENDING, Message(encode(result), type="result"))
+        in_hand = system.broker.depths
+        await eventually(lambda: in_hand()[RESULTS_PENDING].unsettled == dlq_reaper.RESULTS_PREFETCH, "in hand")
+        hanging[0].asked = 0
+        await eventually(lambda: hanging[0].asked >= 2, "it asks again")
+        hanging[0].hangs, system.store.away = True, False
+        before = hanging[0].asked
+        await eventually(lambda: hanging[0].asked == before + dlq_reaper.RESULTS_PREFETCH, "all at once")
+        hanging[0].hangs = False
+        await all_done(system)
+        assert system.store.sizes()["results"] == count
+        assert not system.recorder.of(ActorExited)

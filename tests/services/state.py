@@ -8,9 +8,11 @@
 import json
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 
 from tests.services.errors import ServiceFailed
 from tests.services.processes import ProcessId, wait_gone
@@ -83,6 +85,9 @@ def new_folder(name: str) -> Path:
 
 
 def remove(folder: Path) -> None:
+    home = folder / "home"
+    if home.is_mount():  # a disk of its own
+        subprocess.run(["umount", "--lazy", home], stdout=DEVNULL, stderr=DEVNULL, timeout=30, check=False)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         raise ServiceFailed(f"{folder} could not be removed")

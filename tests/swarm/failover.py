@@ -24,8 +24,8 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
   executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none.
 - *refused*: publishes that raised, which the load does not repeat.
 
-Redis writes its file once a second (`appendfsync everysec`). What it had recorded in the last moments before it was
-killed was gone when it was back, as it seems: their records are what is counted as lost there.
+Redis answers when its disk has what it was told (`appendfsync always`). A row in which it is killed and tasks are lost
+is of a run before that: it wrote its file once a second.
 
 """
 MASTER = "rabbitmq:cluster:master"

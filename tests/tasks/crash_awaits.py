@@ -94,6 +94,7 @@ REVIEWED = {
     ): ATTEMPT,
     ("tasks/attempt.py", "self._pool.run"): ATTEMPT,
     ("roles/dlq_reaper.py", "super().run()"): LOOP,
+    ("roles/dlq_reaper.py", "anyio.create_task_group()"): "waits for what is read here",
     ("roles/dlq_indexer.py", "super().run()"): LOOP,
     ("roles/dlq_indexer.py", "letters.scan()"): "reads only",
 }
@@ -115,6 +116,7 @@ SPARED = {
         "self.duplicate(held)",
     ): "an ack and nothing else; takes two copies, so random schedules come here",
     ("roles/dlq_reaper.py", "self._consume(queue)"): "a queue that is lost and found; as at the start",
+    ("roles/dlq_reaper.py", "self._bring_all_home()"): "all that it does is done in tasks of its own, and read here",
 }
 
 
