@@ -39,6 +39,7 @@ class MortalRedis(RedisServer):
         _now("mkfs.ext4", "-q", "-F", self._disk)
         _now("mount", "-o", "loop", self._disk, self.home)
         super().write_configuration()
+        _now("sync", "--file-system", self.home)  # what stood there before it began is not what is lost
 
     @property
     def _disk(self) -> Path:
