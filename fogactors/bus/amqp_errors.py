@@ -31,6 +31,10 @@ __all__ = ["ANSWER_TIMEOUT_S", "Call", "text_of", "verdict"]
 _SIZE: Final = re.compile(r"message size (\d+) is larger")
 ANSWER_TIMEOUT_S: Final = 10.0
 """For what has no timeout of its own in the protocol: a broker that is slower than this is as good as away."""
+BLOCKED_S: Final = 1.0
+"""A timer that rings so much too late rings in a loop that was blocked; it rings once more after as long. What came
+meanwhile has not been read yet, and a loop reads only after its timers: an answer that was in time would be too
+late."""
 
 
 class Call:
@@ -43,7 +47,7 @@ class Call:
     place in its queue of frames.
     """
 
-    __slots__ = ("_asked", "_calls", "_lost", "_scope", "late", "sent", "timeout", "unsent", "what")
+    __slots__ = ("_asked", "_calls", "_lost", "_scope", "_timer", "late", "sent", "timeout", "unsent", "what")
 
     def __init__(self, what: str, timeout: float = ANSWER_TIMEOUT_S, unsent: Any = None) -> None:
         self.what = what
@@ -55,6 +59,7 @@ class Call:
         self._calls: set[Call] | None = None
         self._scope = anyio.CancelScope()
         self._asked = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def join(self, calls: set[Call]) -> None:
         """Be one of those whose connection may be lost."""
@@ -68,13 +73,23 @@ class Call:
     def __enter__(self) -> Call:
         task = asyncio.current_task()
         self._asked = 0 if task is None else task.cancelling()
-        self._scope.deadline = anyio.current_time() + self.timeout
         self._scope.__enter__()
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.timeout
+        self._timer = loop.call_at(due, self._ring, loop, due)
         return self
+
+    def _ring(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if loop.time() - due < BLOCKED_S:
+            self._scope.cancel()
+        else:
+            self._timer = loop.call_later(BLOCKED_S, self._scope.cancel)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._calls is not None:
             self._calls.discard(self)
         self._scope.__exit__(kind, error, traceback)
