@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo failover check test test-full fmt bench services services-stop images clean
+.PHONY: help venv demo kitt failover check test test-full fmt bench services services-stop images clean
 .PHONY: secrets certs label doctor up update status rabbitmq redis scale logs backup restore down
 
 # The first that runs and is new enough: a version manager's shim may exist and still fail.
@@ -27,6 +27,9 @@ help: ## Print the targets
 
 demo: $(RUNTIME) ## Run the main job on real files, e.g. make demo ARGS="~/src --out results.jsonl"
 	@$(PY) -m fogactors demo $(ARGS)
+
+kitt: $(RUNTIME) ## Run the services of examples/kitt, with a broker inside or on a RabbitMQ
+	@$(PY) -m examples.kitt
 
 check: $(DEV)
 	@echo "== format"

@@ -16,11 +16,13 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from fogactors.app.settings_load import YEAR_S, dotted, env_name
+from fogactors.messages import PRIORITIES
 from fogactors.wire.circles import circles
 from fogactors.wire.topology import (
     EVENTS_PREFIX,
     LIVE_PREFIX,
     RPC_PREFIX,
+    TASKS,
     WORK_PREFIX,
     Binding,
     Exchange,
@@ -31,8 +33,16 @@ from fogactors.wire.topology import (
     QueueType,
     Topology,
 )
+from fogactors.wire.work import declared_work, work_queue
 
-__all__ = ["ExchangeSettings", "PolicySettings", "QueueSettings", "declared_topology", "topology_conflicts"]
+__all__ = [
+    "ExchangeSettings",
+    "PolicySettings",
+    "QueueSettings",
+    "declared_topology",
+    "task_queues",
+    "topology_conflicts",
+]
 
 Conflict = tuple[tuple[str, ...], str]
 """As `fogactors.app.settings.conflicts`."""
@@ -78,11 +88,13 @@ class PolicySettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings(PolicySettings):
     """What it does not say itself it takes from the policy whose name its own begins with, the longest. `bindings`:
-    `<exchange> <key>`, of a fanout exchange its name alone. `retry_to`: the queue to which goes what has waited here.
+    `<exchange> <key>`, of a fanout exchange its name alone. `priority`: it is for a `TaskQueue` with `declared=True`,
+    and is one queue for each band, or one with levels. `retry_to`: the queue to which goes what has waited here.
     `readers`: users of `[users]`."""
 
     type: QueueType = "quorum"
     bindings: tuple[str, ...] = ()
+    priority: Literal["", "bands", "levels"] = ""
     retry_to: str = ""
     max_age_s: Annotated[int, Meta(ge=0, le=int(10 * YEAR_S))] = 0
     readers: tuple[str, ...] = ()
@@ -133,13 +145,27 @@ def declared_topology(
     exchanges: Sequence[ExchangeSettings], queues: Sequence[QueueSettings], policies: Sequence[PolicySettings]
 ) -> Topology:
     """To be added to the system's. Without `topology_conflicts` it is one that a broker takes."""
-    whole = [_with_policy(each, policies) for each in queues]
+    parts = [_queue_topology(_with_policy(each, policies)) for each in queues]
     return Topology(
         exchanges=tuple(Exchange(each.name, each.type) for each in exchanges),
-        queues=tuple(Queue(each.name, each.type, _queue_policy(each)) for each in whole),
-        bindings=tuple(_binding(text, each.name) for each in queues for text in each.bindings),
+        queues=tuple(queue for part in parts for queue in part.queues),
+        bindings=tuple(binding for part in parts for binding in part.bindings),
         families=tuple(Family(each.name, _policy(each)) for each in policies),
     )
+
+
+def _queue_topology(queue: QueueSettings) -> Topology:
+    bindings = tuple(_binding(text, queue.name) for text in queue.bindings)
+    if not queue.priority:
+        return Topology(queues=(Queue(queue.name, queue.type, _queue_policy(queue)),), bindings=bindings)
+    exchange = bindings[0].exchange if bindings else TASKS
+    return declared_work(queue.name, exchange, max_length=queue.max_length or None, levels=queue.priority == "levels")
+
+
+def task_queues(queue: QueueSettings) -> tuple[str, ...]:
+    """The queues of which this one consists."""
+    bands = PRIORITIES if queue.priority == "bands" else ("normal",)
+    return tuple(work_queue(queue.name, band, declared=True) for band in bands)
 
 
 def _with_policy(queue: QueueSettings, policies: Sequence[PolicySettings]) -> QueueSettings:
@@ -147,7 +173,7 @@ def _with_policy(queue: QueueSettings, policies: Sequence[PolicySettings]) -> Qu
     if not fitting or queue.type == "stream":
         return queue
     policy = max(fitting, key=lambda each: len(each.name))
-    keys = ("max_length", "message_ttl_s") if queue.retry_to else _UNSAID
+    keys = ("max_length",) if queue.priority else ("max_length", "message_ttl_s") if queue.retry_to else _UNSAID
     return replace(queue, **{key: getattr(policy, key) for key in keys if getattr(queue, key) == _UNSAID[key]})
 
 
@@ -273,9 +299,12 @@ def _queue_problems(
     queue: QueueSettings, queues: Sequence[QueueSettings], policies: Sequence[PolicySettings]
 ) -> Iterator[tuple[str, str]]:
     if queue.type == "stream":
-        for key in (*_UNSAID, "retry_to"):
+        for key in (*_UNSAID, "retry_to", "priority"):
             if getattr(queue, key) != _UNSAID.get(key, ""):
                 yield key, "a stream knows only max_age_s; for this it must be a quorum queue"
+        return
+    if queue.priority:
+        yield from _priority_problems(queue, queues)
         return
     if queue.max_age_s:
         yield "max_age_s", "only a stream has it; a quorum queue has message_ttl_s"
@@ -290,6 +319,17 @@ def _queue_problems(
             yield key, "a queue with retry_to keeps what it has until its time, and then sends it there: leave this out"
 
 
+def _priority_problems(queue: QueueSettings, queues: Sequence[QueueSettings]) -> Iterator[tuple[str, str]]:
+    for key in (*(key for key in _UNSAID if key != "max_length"), "retry_to", "max_age_s"):
+        if getattr(queue, key) != _UNSAID.get(key, type(getattr(queue, key))()):
+            yield key, "with priority it is a queue of tasks, which has its own: only max_length is to be said"
+    if len(queue.bindings) > 1 or any(_binding(text, "").key != queue.name for text in queue.bindings):
+        yield "bindings", f'with priority it is one, "<direct exchange> {queue.name}"'
+    names = {each.name for each in _queue_topology(replace(queue, bindings=())).queues} - {queue.name}
+    if other := next((each.name for each in queues if each.name in names), None):
+        yield "priority", f"it makes a queue {other}, which is declared as well; rename that"
+
+
 def _binding_problems(queue: QueueSettings, kinds: dict[str, ExchangeType]) -> Iterator[tuple[str, str]]:
     for text in queue.bindings:
         binding = _binding(text, queue.name)
@@ -299,6 +339,8 @@ def _binding_problems(queue: QueueSettings, kinds: dict[str, ExchangeType]) -> I
             yield "bindings", f'"{text}": {_unknown_exchange(binding.exchange, kinds)}'
         elif kind == "fanout" and binding.key:
             yield "bindings", f'"{text}": {binding.exchange} is a fanout exchange, which has no keys'
+        elif queue.priority and kind != "direct":
+            yield "bindings", f'"{text}": {binding.exchange} is a {kind} exchange; a queue of tasks needs a direct one'
         elif kind != "fanout" and (not binding.key or " " in binding.key):
             yield "bindings", f'"{text}": expected "<exchange> <key>", because {binding.exchange} is a {kind} exchange'
         elif kind == "direct" and {"*", "#"} & set(words):
@@ -321,10 +363,11 @@ def _circles(
 ) -> Iterator[Conflict]:
     for way in circles(system + declared_topology(exchanges, queues, policies)):
         queue = next((each for each in queues if each.name == way[0]), None)
-        if queue is None or not _with_policy(queue, policies).dead_letter_exchange:
+        key = "priority" if queue is not None and queue.priority else "dead_letter_exchange"
+        if queue is None or not getattr(_with_policy(queue, policies), key):
             continue  # it is told once, for the queue that a consumer reads
         text = (
             f"what it gives up by itself comes back to it ({' -> '.join(way)}), and the broker drops such a message "
             "silently; only what a consumer rejects may go round"
         )
-        yield (dotted("queues", queue.name, "dead_letter_exchange"),), text
+        yield (dotted("queues", queue.name, key),), text

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from msgspec import Meta
 
-from fogactors.app.settings_topology import ExchangeSettings, QueueSettings
+from fogactors.app.settings_topology import ExchangeSettings, QueueSettings, task_queues
 from fogactors.wire.access import ACCESS_ROLES, AccessRole, User
 
 __all__ = ["DEFAULT_USERS", "UserSettings", "find_user", "user_conflicts", "users_of", "with_login"]
@@ -66,14 +66,24 @@ def users_of(
             cast("tuple[AccessRole, ...]", each.roles),
             each.tiers,
             each.password,
-            writes=tuple(exchange.name for exchange in exchanges if each.name in exchange.publishers),
+            writes=tuple(_writes(each.name, exchanges, queues)),
             reads=(
                 *(exchange.name for exchange in exchanges if each.name in exchange.subscribers),
-                *(queue.name for queue in queues if each.name in queue.readers),
+                *(name for queue in queues if each.name in queue.readers for name in task_queues(queue)),
             ),
         )
         for each in users
     )
+
+
+def _writes(user: str, exchanges: Sequence[ExchangeSettings], queues: Sequence[QueueSettings]) -> Iterator[str]:
+    """Who may submit tasks looks whether their queue is there, which the broker lets those who may write to it."""
+    for exchange in exchanges:
+        if user in exchange.publishers:
+            yield exchange.name
+            for queue in queues:
+                if queue.priority and any(text.split()[:1] == [exchange.name] for text in queue.bindings):
+                    yield from task_queues(queue)
 
 
 def find_user(users: Sequence[UserSettings], name: str) -> UserSettings | None:

@@ -16,6 +16,7 @@ from fogactors.errors import ConfigError
 from fogactors.wire import Binding, Exchange, Policy, Queue, Topology, fog_topology
 from fogactors.wire.access import permissions
 from fogactors.wire.topology import Family
+from fogactors.wire.work import declared_work
 
 SAMPLE = Path(__file__).parents[2] / "actors.toml"
 SHOP = (
@@ -85,6 +86,21 @@ def test_the_sample_has_every_key_with_its_default():
 # -- what becomes of them
 
 
+def test_users_of_a_queue_of_tasks():
+    settings = read(
+        '[exchanges.t]\ntype = "direct"\npublishers = ["brain"]\n'
+        '[queues.q]\npriority = "bands"\nbindings = ["t q"]\nreaders = ["worker"]\n'
+        '[users.brain]\nroles = ["event-publisher"]\n[users.worker]\nroles = ["event-subscriber"]\n'
+    )
+    brain, worker = (permissions(user, ()) for user in users_of(settings.users, settings.exchanges, settings.queues))
+    for name in ("q", "q.high", "q.low"):
+        assert brain.may_see(name)
+        assert not re.search(brain.read, name)
+        assert re.search(worker.read, name)
+        assert not re.search(worker.write, name)
+    assert re.search(brain.write, "t")
+
+
 def test_nothing_is_declared_by_default():
     assert topology_of(Settings()) == fog_topology()
 
@@ -152,6 +168,19 @@ def test_a_queue_in_which_messages_wait_sends_them_to_another():
         dead_letter_routing_key="work",
         dead_letter_strategy="at-least-once",
     )
+
+
+def test_a_queue_of_tasks_is_one_for_each_band():
+    text = f'{SHOP}[queues."research.tasks"]\nmax_length = 7\n'
+    bound = 'bindings = ["shop.tasks research.tasks"]\n'
+    found = own(f'{text}priority = "bands"\n{bound}')
+    work = declared_work("research.tasks", "shop.tasks", max_length=7)
+    assert (found.queues, found.bindings) == (work.queues, work.bindings)
+    assert (
+        own(f'{text}priority = "levels"\n').queues == declared_work("research.tasks", max_length=7, levels=True).queues
+    )
+    unlimited = own('[queues.q]\npriority = "bands"\n').queue("q.low").policy
+    assert (unlimited.max_length, unlimited.overflow) == (None, "reject-publish")
 
 
 def test_a_stream():
@@ -275,6 +304,29 @@ Q = f"{SHOP}[queues.q]\n"
         (
             f"{Q}type = 'stream'\nmax_length = 1",
             "[queues.q] max_length: a stream knows only max_age_s; for this it must be a quorum queue",
+        ),
+        (
+            f"{Q}priority = 'bands'\nmessage_ttl_s = 1",
+            "[queues.q] message_ttl_s: with priority it is a queue of tasks, which has its own: "
+            "only max_length is to be said",
+        ),
+        (
+            f"{Q}priority = 'bands'\nbindings = ['shop.tasks other']",
+            '[queues.q] bindings: with priority it is one, "<direct exchange> q"',
+        ),
+        (
+            f"{Q}priority = 'bands'\nbindings = ['shop.events q']",
+            '[queues.q] bindings: "shop.events q": shop.events is a topic exchange; '
+            "a queue of tasks needs a direct one",
+        ),
+        (
+            f"{Q}priority = 'bands'\n[queues.'q.low']\n",
+            "[queues.q] priority: it makes a queue q.low, which is declared as well; rename that",
+        ),
+        (
+            f"{Q}priority = 'bands'\n[queues.'retry.q']\nbindings = ['dlx task.#']\nmessage_ttl_s = 5\nretry_to = 'q'",
+            "[queues.q] priority: what it gives up by itself comes back to it (q -> retry.q -> q), and the broker "
+            "drops such a message silently; only what a consumer rejects may go round",
         ),
         (f"{Q}max_age_s = 1", "[queues.q] max_age_s: only a stream has it; a quorum queue has message_ttl_s"),
         (

@@ -131,10 +131,12 @@ async def _hold(services: Services) -> None:
 
             await until(so, f"{count} in {queue}")
 
+        await bus.declare(Topology(queues=(Queue("other"),), bindings=(Binding("shop.events", "#", "other"),)))
         await bus.publish("shop.events", "order.paid", Message(b"1"))
         await bus.publish("shop.events", "again", Message(b"1"))
         await ready("shop.orders", 2)  # one of them by way of the queue in which it waits
         await ready("retry.shop", 0)
+        await ready("other", 2)  # as they were published
         narrow, wide = group_queue("shop", "a.#"), group_queue("other", "a.#")
         queues = (Queue(narrow), Queue(wide))
         await bus.declare(Topology(queues=queues, bindings=tuple(Binding(EVENTS, "a.#", each.name) for each in queues)))

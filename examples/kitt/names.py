@@ -1,0 +1,20 @@
+"""What the services have in common: where the broker is, and the names of `actors.toml`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fogactors.app.settings import Settings, load
+
+EVENTS = "kitty.events"
+TASKS = "kitty.tasks"
+RPC = "kitty.rpc"
+
+ESTIMATE = "fabrication.estimate.rpc"
+RESEARCH = "research.tasks"
+RETRY = "retry.fabrication"
+
+
+def settings() -> Settings:
+    return load(Path(__file__).with_name("actors.toml"), os.environ, default_ok=False)
