@@ -190,7 +190,8 @@ async def test_majority_down_destroys_nothing_and_says_so(brokers):
             node.kill9()
 
         def lost(*, on: bool) -> bool:
-            return any(each.what == "quorum_lost" and each.on is on and each.seen_by == alone.name for each in told)
+            last = [each for each in told if each.what == "quorum_lost" and each.seen_by == alone.name][-1:]
+            return [each.on for each in last] == [on]
 
         await until(lambda: lost(on=True), "quorum_lost is told", 60)
         said = next(each for each in told if each.what == "quorum_lost")

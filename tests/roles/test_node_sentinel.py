@@ -246,6 +246,23 @@ async def test_one_that_boots_and_finds_nobody_says_that_there_is_no_majority(tm
             await recorder.wait_for(ClusterChanged, what="quorum_lost", on=False, timeout=20)
 
 
+async def test_of_a_fact_whose_detail_changes_the_last_word_is_that_it_holds(tmp_path):
+    async with stage(tmp_path, A, B, C, watch_s=0.1) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "kept").touch()
+        here.registered = {"other", "third"}
+        for node in (A, B, C):
+            here.says(node, f"{A} {B} {C}", f"{A} {B} {C}")
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled, missing=())
+            here.says(A, f"{A} {B} {C}", A)
+            await recorder.wait_for(ClusterChanged, what="quorum_lost", on=True, timeout=20)
+            here.says(A, f"{A} {B} {C}", "")
+            await recorder.wait_for(ClusterChanged, what="quorum_lost", on=True, count=2, timeout=20)
+            lost = [(each.on, each.detail) for each in recorder.of(ClusterChanged) if each.what == "quorum_lost"]
+        assert lost == [(True, f"{B}, {C}"), (False, f"{B}, {C}"), (True, f"{B}, {A}, {C}")]
+
+
 @pytest.mark.parametrize("says", ["that it is alone", "nothing, because it pauses"])
 async def test_who_is_cut_off_leaves_the_master_lease_to_one_that_is_not(tmp_path, says):
     async with stage(tmp_path, A, B, C, watch_s=0.1) as here:

@@ -91,10 +91,11 @@ class Watcher(Actor[Any]):
         if status is None or status == self._seen:
             return
         facts = facts_of(status, it.config.nodes, await self._critical(status), it.node)
-        for fact in sorted(facts - self._facts):
-            await self._tell(fact, on=True)
+        # What is over comes first: of a fact whose detail has changed, the last that is heard is that it holds.
         for fact in sorted(self._facts - facts):
             await self._tell(fact, on=False)
+        for fact in sorted(facts - self._facts):
+            await self._tell(fact, on=True)
         self._facts, self._seen = facts, status
 
     def _of_one_that_is_silent(self, reached: Mapping[str, Reach]) -> Status | None:
