@@ -58,12 +58,12 @@ async def brain(settings: Settings) -> None:
         await bus.subscribe("notification.user.told", hear)
         part = fabrication.Part(volume_cm3=125.5, material_id="pla_black_esun")
         cost = await _answer(client, part)
-        print(f"brain: {part.volume_cm3:g} cm3 of {part.material_id} would cost {cost.cost_usd:.2f} USD")
+        names.say(f"brain: {part.volume_cm3:g} cm3 of {part.material_id} would cost {cost.cost_usd:.2f} USD")
         handle = await queue.submit("research_paper", {"query": "print failures", "max_results": 3}, priority=8)
         for job in JOBS:
             await bus.publish("brain.print.requested", job)
         papers = await handle.result(timeout=STARTS_S)
-        print(f"brain: task {handle[:8]} found {len(papers['papers'])} papers")
+        names.say(f"brain: task {handle[:8]} found {len(papers['papers'])} papers")
         wait_s = next(each.message_ttl_s for each in settings.queues if each.name == names.RETRY)
         wanted = {"print_1 is printed", "print_2 has failed", "print_3 is printed", "3 papers on print failures"}
         if wait_s <= PATIENT_S:
@@ -73,8 +73,8 @@ async def brain(settings: Settings) -> None:
                 await news.wait()
                 news = anyio.Event()
         if wait_s > PATIENT_S:
-            print(f"brain: print_2 is in {names.RETRY}, and will be printed again in {wait_s:g} s")
-    print("brain: done")
+            names.say(f"brain: print_2 is in {names.RETRY}, and will be printed again in {wait_s:g} s")
+    names.say("brain: done")
 
 
 async def _answer(client: RPCClient, part: fabrication.Part) -> fabrication.Cost:
@@ -89,7 +89,7 @@ async def _answer(client: RPCClient, part: fabrication.Part) -> fabrication.Cost
 async def all_of_it(settings: Settings) -> None:
     applied = await apply_topology(settings, create_vhost=True)
     for difference in applied.left:
-        print(f"topology: {difference}")
+        names.say(f"topology: {difference}")
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         for name, run in SERVICES.items():

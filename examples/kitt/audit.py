@@ -13,7 +13,7 @@ from fogactors.app.settings import Settings
 
 
 async def log(event: Event[dict[str, Any]]) -> None:
-    print(f"audit: {event.timestamp:%H:%M:%S} {event.event_type} by {event.source}, of {event.correlation_id[:8]}")
+    names.say(f"audit: {event.timestamp:%H:%M:%S} {event.event_type} by {event.source}, of {event.correlation_id[:8]}")
 
 
 async def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from fogactors.app.settings import Settings, load
@@ -14,6 +15,12 @@ RPC = "kitty.rpc"
 ESTIMATE = "fabrication.estimate.rpc"
 RESEARCH = "research.tasks"
 RETRY = "retry.fabrication"
+
+
+def say(line: str) -> None:
+    """In one piece and at once: processes share the terminal."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def settings() -> Settings:

@@ -26,7 +26,7 @@ async def run(
         async def notify(event: Event[dict[str, Any]]) -> None:
             if event.event_type in SAYS:
                 text = SAYS[event.event_type].format(**event.data)
-                print(f"notification: {text}")
+                names.say(f"notification: {text}")
                 await bus.publish("notification.user.told", {"text": text})
 
         await bus.subscribe("#", notify, queue="notifications")
