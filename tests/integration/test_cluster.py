@@ -92,7 +92,6 @@ async def test_the_master_lease_moves_when_its_holder_is_killed(brokers):
     await until(lambda: _has(brokers.members, master.name), "it is a member again")
 
 
-@pytest.mark.versions
 @pytest.mark.parametrize("which", ["the master", pytest.param("another", marks=pytest.mark.slow)])
 async def test_a_node_that_lost_its_volume_is_forgotten_and_joins(brokers, which):
     sent = await brokers.publish(100, "wiped")
