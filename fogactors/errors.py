@@ -7,7 +7,7 @@ the code that understands them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, cast
 
 __all__ = [
     "FogError",
@@ -54,6 +54,8 @@ __all__ = [
     "NoSuchService",
     "CallTimeout",
     "CallLost",
+    "exit_code",
+    "leaves",
 ]
 
 
@@ -269,3 +271,43 @@ class CallTimeout(FogError):
 
 class CallLost(BusUnavailable):
     """The way for the answer was lost in mid call; it may have been carried out, or may still be."""
+
+
+# -- what a program's exit code says about them
+
+_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
+    (StoppedAtBoot, 0),
+    (RestartIntensityExceeded, 4),
+    (ConfigError, 2),
+    (AccessRefused, 2),
+    (TopologyMismatch, 2),
+    (QueueMissing, 2),
+    (UnknownTask, 2),
+    (TaskArgumentError, 2),
+    (NoTierFits, 2),
+    (BusUnavailable, 3),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """By the error, or by what caused it: a child that did not come up is as bad as its reason. The codes' meanings are
+    in `fogactors.app.boot`; 1 is any other error."""
+    seen = [link for leaf in leaves(error) for link in _chain(leaf)]
+    return next((code for kind, code in _CODES if any(isinstance(each, kind) for each in seen)), 1)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in an `ExceptionGroup`, however deep; the error itself if it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for each in group.exceptions for leaf in leaves(each)]
+    return [error]
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    links: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in links:
+        links.append(at)
+        at = at.__cause__
+    return links

@@ -21,23 +21,12 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
 from fogactors.core import ChildStuck, Events
-from fogactors.errors import (
-    AccessRefused,
-    BusUnavailable,
-    ConfigError,
-    FogError,
-    NoTierFits,
-    RestartIntensityExceeded,
-    StoppedAtBoot,
-    TaskArgumentError,
-    TopologyMismatch,
-    UnknownTask,
-)
+from fogactors.errors import FogError, exit_code, leaves
 
 __all__ = ["EXIT_STUCK", "Stopping", "exit_code", "run"]
 
@@ -45,18 +34,6 @@ EXIT_STUCK: Final = 5
 EXIT_PIPE: Final = 141
 REPEAT_S: Final = 0.2
 """A signal that follows the first so closely is the same one: `timeout` sends it to the process and to its group."""
-
-_CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
-    (StoppedAtBoot, 0),
-    (RestartIntensityExceeded, 4),
-    (ConfigError, 2),
-    (AccessRefused, 2),
-    (TopologyMismatch, 2),
-    (UnknownTask, 2),
-    (TaskArgumentError, 2),
-    (NoTierFits, 2),
-    (BusUnavailable, 3),
-)
 
 
 class Stopping:
@@ -137,29 +114,6 @@ def report(error: BaseException, *, debug: bool) -> int:
     if not debug and any(not isinstance(cause, FogError) for cause in causes):
         print("fogactors: this is a bug; --debug shows where", file=sys.stderr)
     return exit_code(error)
-
-
-def exit_code(error: BaseException) -> int:
-    """By the error, or by what caused it: a child that did not come up is as bad as its reason."""
-    seen = [link for leaf in leaves(error) for link in _chain(leaf)]
-    return next((code for kind, code in _CODES if any(isinstance(each, kind) for each in seen)), 1)
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in an `ExceptionGroup`, however deep; the error itself if it is none."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for each in group.exceptions for leaf in leaves(each)]
-    return [error]
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    links: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in links:
-        links.append(at)
-        at = at.__cause__
-    return links
 
 
 def _leave(code: int, why: str) -> None:
