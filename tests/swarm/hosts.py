@@ -159,13 +159,15 @@ class Engine:
         assert self.tree is not None
         self.tree.go()
 
-    def wait_ready(self, timeout: float = 60) -> None:
+    def wait_ready(self, timeout: float = 120) -> None:
         def ready() -> bool:
             if self.tree is None or not self.tree.alive():
                 raise SwarmFailed(f"the engine of {self.name} ended:\n{self.log}")
             command = (DOCKER, "--host", self.socket, "version", "--format", "{{.Server.Version}}")
-            done = subprocess.run(command, capture_output=True, timeout=20, check=False)
-            return done.returncode == 0
+            try:
+                return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+            except subprocess.TimeoutExpired:  # a manager that comes back looks for the others first
+                return False
 
         wait_for(f"the engine of {self.name}", ready, timeout=timeout)
 

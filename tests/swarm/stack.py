@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import ssl
 import sys
 from collections.abc import Iterator
@@ -224,16 +223,15 @@ class Stack:
         return found[0]
 
     def wipe(self, broker: str) -> None:
-        """The files of a broker's volume are gone. It must have been killed a moment ago and not run again yet."""
+        """The files of a broker's volume are gone. It must not run, nor be started meanwhile."""
         engine = self.bed.hosts[BROKERS[broker]]
         data = engine.volume(f"{NAME}_{broker}-data")
         entries = list(data.iterdir())
         if not entries:
             raise SwarmFailed(f"{broker} has no data in {data.name}")
         for entry in entries:
-            # Renamed first, at once: a tree takes a while to remove, and Swarm starts the broker again meanwhile.
-            gone = entry.rename(data.with_name(f"gone-{secrets.token_hex(4)}"))
-            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            # A tree takes a while to remove, which is no part of the fault.
+            entry.rename(data.with_name(f"gone-{secrets.token_hex(4)}"))
         (data / "mnesia").mkdir()
         for folder in (data, data / "mnesia"):
             os.chown(folder, 999, 999)

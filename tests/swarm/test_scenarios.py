@@ -139,8 +139,8 @@ def quorum_lost(stack: Stack, since: float) -> str:
 def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, broker: str) -> None:
     with scenario(stack, f"volume of {broker} wiped") as it:
         it.strike()
-        kill(stack, broker)
-        stack.wipe(broker)
+        with kept_down(stack, broker):
+            stack.wipe(broker)
         it.figures["whole, s"] = round(it.wait_whole(240), 1)
     assert it.figures["whole, s"] < 90
 
@@ -151,8 +151,8 @@ def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
         it.strike()
         with kept_down(stack, "rabbitmq3"):
             it.load.wait_confirmed(int(5 * min(RATE, 100)), timeout=60)  # which rabbitmq3 does not have
-            kill(stack, "rabbitmq2")
-            stack.wipe("rabbitmq2")
+            with kept_down(stack, "rabbitmq2"):
+                stack.wipe("rabbitmq2")
             wait_for("the wait of the blank node", lambda: waits_for(it.planned("rabbitmq2")), timeout=90)
             done = [event["action"] for event in it.planned() if event["action"] in TAKEN_BACK]
             assert done == []
