@@ -76,7 +76,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         load, figures = row.get("load"), row["figures"]
         measured = ", ".join(
-            f"{what}: {value}" for what, value in figures.items() if not what.startswith("first confirm")
+            f"{what}: {value}" for what, value in figures.items() if not what.startswith("first confirm again")
         )
         silence = f"{max(row['silence_s'].values()):.2f}" if row.get("silence_s") else ""
         counts = [""] * 5
