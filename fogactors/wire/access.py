@@ -342,6 +342,10 @@ def redis_rules(user: User) -> str:
 
 
 def redis_acl(users: Iterable[User]) -> str:
-    """The text of Redis' ACL file: the users that have a password, which is hashed, and no other. `default` is off."""
+    """The text of Redis' ACL file: the users that have a password, which is hashed, and no other.
+
+    `default` is off, so nobody can be it. It may do everything all the same: as this user Redis reads its append-only
+    file back, and leaves out each transaction, such as what a script has written, that the user may not run.
+    """
     lines = [f"user {user.name} {redis_rules(user)}" for user in users if user.password]
-    return "\n".join(("user default off resetpass resetkeys resetchannels -@all", *lines, ""))
+    return "\n".join(("user default off resetpass ~* &* +@all", *lines, ""))

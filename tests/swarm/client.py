@@ -36,11 +36,12 @@ def run_client(stack: Stack, *command: str, host: str = "worker1", timeout: floa
 class LoadRun:
     """The load in a container on worker1, on the stack's network; `with LoadRun(stack, folder, rate=500) as load`."""
 
-    def __init__(self, stack: Stack, folder: Path, *, rate: float, host: str = "worker1") -> None:
+    def __init__(self, stack: Stack, folder: Path, *, rate: float, again: bool = False, host: str = "worker1") -> None:
         self._stack = stack
         self._engine = stack.bed.hosts[host]
         self.folder = folder
         self._rate = rate
+        self._again = ("--again",) if again else ()
         self._id = ""
 
     def __enter__(self) -> "LoadRun":
@@ -48,7 +49,7 @@ class LoadRun:
         self.folder.chmod(0o777)
         inside = f"/loads/{self.folder.name}"
         place = ("--volume", f"{self.folder}:{inside}", "--entrypoint", "python")
-        command = ("-m", "tests.swarm.load", inside, "--rate", str(self._rate))
+        command = ("-m", "tests.swarm.load", inside, "--rate", str(self._rate), *self._again)
         options = ("--detach", "--init", "--no-healthcheck", *place, *client_options(self._stack))
         image = f"{REGISTRY}/{LOAD_IMAGE}:{self._stack.tag}"
         self._id = self._engine.docker("run", *options, image, *command, timeout=120).strip()

@@ -22,10 +22,10 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters.
 - *ran again*: tasks that ran more than once, and all runs together. Each run leaves a line in the output of its
   executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none.
-- *refused*: publishes that raised, which the load does not repeat.
+- *refused*: publishes that raised. The load repeats them, with the same id, where the measured column counts them.
 
-Redis answers when its disk has what it was told (`appendfsync always`). A row in which it is killed and tasks are lost
-is of a run before that: it wrote its file once a second.
+A row in which Redis is killed or restarted and tasks are lost is of a run before its default user was allowed what it
+reads back from its own file: it forgot what scripts had written.
 
 """
 MASTER = "rabbitmq:cluster:master"

@@ -22,9 +22,9 @@ import anyio
 from fogactors.app.program import Program
 from fogactors.app.settings import Settings, load
 from fogactors.coord.base import Coord
-from fogactors.errors import CoordError, FogError
+from fogactors.errors import BusError, CoordError, FogError
 from fogactors.messages import PRIORITIES
-from fogactors.tasks.client import Submitter
+from fogactors.tasks.client import Handle, Submitter
 from fogactors.tasks.task import TaskDef
 from fogactors.wire.topology import task_queue
 from tests.swarm.ledger import Entry, Ledger, Refusals, balance, quantile, read
@@ -38,9 +38,14 @@ READERS = 32
 
 
 class Load:
-    """One load. `tiers`: from small to large. Lanes are the task queues: one for each tier and priority."""
+    """One load. `tiers`: from small to large; lanes are the task queues, one for each tier and priority. `again`:
+    publish once more, with the same id, what raised."""
 
-    def __init__(self, folder: Path, submitter: Submitter, tiers: tuple[str, ...], rate: float) -> None:
+    def __init__(
+        self, folder: Path, submitter: Submitter, tiers: tuple[str, ...], rate: float, *, again: bool = False
+    ) -> None:
+        self._again = again
+        self._repeated = 0
         self._folder = folder
         self._submitter = submitter
         self._rate = rate
@@ -84,6 +89,7 @@ class Load:
             "in_flight": sum(self._in_flight.values()),
             "held_back": self._held_back,
             "refused": self.refusals.by_error(),
+            "repeated": self._repeated,
             "last_error": self._last_error,
         }
 
@@ -91,7 +97,7 @@ class Load:
         self._in_flight[lane] += 1
         number, sent = next(self._number), time.time()
         try:
-            handle = await self._submitter.submit(self.lanes[lane], self._folder.name, number)
+            handle = await self._submit(lane, number)
         except FogError as error:
             self.refusals.add(lane, error)
             self._last_error = f"{type(error).__name__}: {error}"
@@ -99,6 +105,16 @@ class Load:
             self._ledger.add(Entry(handle.id, number, lane, sent, time.time()))
         finally:
             self._in_flight[lane] -= 1
+
+    async def _submit(self, lane: str, number: int) -> Handle[int]:
+        """As the docs tell an application. Raises FogError: it, or where it is to be tried again the second try."""
+        try:
+            return await self._submitter.submit(self.lanes[lane], self._folder.name, number)
+        except BusError as error:
+            if not self._again or error.unsent is None:
+                raise
+            self._repeated += 1
+            return await self._submitter.resubmit(error.unsent)
 
     async def _say(self) -> None:
         while True:
@@ -151,10 +167,17 @@ class Check:
 
 
 async def run(
-    folder: Path, submitter: Submitter, coord: Coord, tiers: tuple[str, ...], rate: float, settle: float
+    folder: Path,
+    submitter: Submitter,
+    coord: Coord,
+    tiers: tuple[str, ...],
+    rate: float,
+    settle: float,
+    *,
+    again: bool = False,
 ) -> None:
     """The whole of it: load, check, report."""
-    work = Load(folder, submitter, tiers, rate)
+    work = Load(folder, submitter, tiers, rate, again=again)
     began = time.time()
     await work.run()
     published_s = time.time() - began
@@ -171,7 +194,11 @@ async def run(
         "seconds": published_s,
         "wait_p50_s": {lane: round(quantile(values, 0.5), 3) for lane, values in waits.items()},
         "wait_p99_s": {lane: round(quantile(values, 0.99), 3) for lane, values in waits.items()},
-        **{name: value for name, value in work.status().items() if name in ("held_back", "refused", "last_error")},
+        **{
+            name: value
+            for name, value in work.status().items()
+            if name in ("held_back", "refused", "repeated", "last_error")
+        },
     }
     await anyio.to_thread.run_sync(write_json, folder / "report.json", report)
 
@@ -187,7 +214,8 @@ async def _main(options: argparse.Namespace, settings: Settings) -> None:
     async with Program.start(settings, (), needs=("submitter",)) as program, program.submitter() as submitter:
         coord = program.services.coord("check")
         try:
-            await run(options.folder, submitter, coord, program.context.tiers.names, options.rate, options.settle)
+            tiers = program.context.tiers.names
+            await run(options.folder, submitter, coord, tiers, options.rate, options.settle, again=options.again)
         finally:
             await coord.close()
 
@@ -197,4 +225,5 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rate", type=float, default=500.0)
     parser.add_argument("--settle", type=float, default=180.0)
+    parser.add_argument("--again", action="store_true")
     anyio.run(_main, parser.parse_args(), load(None, os.environ, default_ok=True))

@@ -25,6 +25,7 @@ TLS = os.environ.get("FOG_SWARM_TLS", "off") == "on"
 SERVERS = f"{RABBITMQ}, TLS" if TLS else RABBITMQ
 TAKEN_BACK = ("Bootstrap", "Join", "ForgetThenJoin", "WipeThenJoin")
 """Actions of `cluster/plan.py` that no node with data may take."""
+HIGH_WAIT = "high priority, p99 of waits, s"
 FIRST_CONFIRM = "first confirm again on every task queue, s"
 
 
@@ -55,11 +56,12 @@ class Scenario:
 
 
 @contextmanager
-def scenario(stack: Stack, name: str, rate: float = RATE) -> Iterator[Scenario]:
-    """A load before, during and after; at the end nothing that was confirmed may be missing."""
+def scenario(stack: Stack, name: str, rate: float = RATE, *, again: bool = False) -> Iterator[Scenario]:
+    """A load before, during and after; at the end nothing that was confirmed may be missing. `again`: a publish that
+    raised is repeated, as an application does it."""
     stack.wait_whole(120)
     folder = re.sub(r"[^a-z0-9]+", "-", f"{name} {stack.tag}".lower())
-    with LoadRun(stack, stack.bed.folder / f"load-{folder}", rate=rate) as load:
+    with LoadRun(stack, stack.bed.folder / f"load-{folder}", rate=rate, again=again) as load:
         load.wait_confirmed(int(5 * min(rate, 100)), timeout=90)
         it = Scenario(stack, load)
         yield it
@@ -70,6 +72,10 @@ def scenario(stack: Stack, name: str, rate: float = RATE) -> Iterator[Scenario]:
     it.figures[FIRST_CONFIRM] = round(max(quiet.values()), 2)
     runs = runs_of(entries, stack.traces(load.folder.name), it.at, it.whole_at)
     it.figures["no task ran for, s"] = round(runs.pause_s, 2)
+    high = [wait for lane, wait in it.report["wait_p99_s"].items() if "high_priority" in lane]
+    it.figures[HIGH_WAIT] = max(high, default=0.0)
+    if again:
+        it.figures["publishes repeated"] = it.report["repeated"]
     it.report |= {key: value for key, value in asdict(runs).items() if key != "pause_s"}
     failover.record(name, SERVERS, SEED, rate, it.figures, it.report, quiet, stack.versions)
     assert it.report["lost"] == []

@@ -182,6 +182,7 @@ def test_the_acl_file_has_who_has_a_password_and_no_default_user():
     off, mine, end = text.split("\n")
     assert off.startswith("user default off ")
     assert "nopass" not in off
+    assert off.endswith(" ~* &* +@all")  # Redis reads its own file back as this user
     assert mine.startswith(f"user w on #{hashlib.sha256(b'secret').hexdigest()} resetkeys resetchannels ")
     assert end == ""
     assert "secret" not in text
