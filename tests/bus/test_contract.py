@@ -283,17 +283,24 @@ async def test_settling_on_a_closed_channel_is_counted(open_world: OpenWorld, n:
 async def test_what_a_cancelled_consumer_holds_is_still_its_own(open_world: OpenWorld, n: Names):
     async with open_world() as world:
         bus, inbox, other = await world.client(), Inbox(), Inbox()
+
+        async def counts(consumers: int) -> bool:
+            return (await bus.inspect(n("q"))).consumers == consumers
+
         await bus.declare(work(n))
         await send(bus, n, b"1")
         consumer = await bus.consume(n("q"), inbox, prefetch=5)
         held = await inbox.one()
         await consumer.cancel()
+        # It is counted: a server that finishes what it has seems to be there.
+        assert await counts(1)
         await bus.consume(n("q"), other, prefetch=5)
         await send(bus, n, b"2")
         assert (await other.one()).body == b"2"
         assert not inbox.deliveries
         await held.ack()
         assert bus.stats.stale_settles == 0
+        await eventually(lambda: counts(1))
 
 
 async def test_what_is_on_its_way_when_a_consumer_is_cancelled_is_still_delivered(open_world: OpenWorld, n: Names):

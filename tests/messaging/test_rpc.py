@@ -413,6 +413,25 @@ async def test_a_server_that_ends_in_mid_call_is_noticed_a_second_later(open_pla
         assert 0.9 < time.monotonic() - began < 5.0
 
 
+async def test_a_call_that_a_stopping_server_works_on_gets_its_answer(open_place: OpenPlace):
+    gate, looked = Gate(), 2.0  # seconds: after one the client looks whether anybody is there
+    async with (
+        open_place() as place,
+        RPCClient(place.url) as client,
+        serving(place, gate) as server,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def stop() -> None:
+            await asked(gate, 1)
+            tasks.start_soon(server.stop)
+            await anyio.sleep(looked)
+            gate.open.set()
+
+        tasks.start_soon(stop)
+        assert await client.call(server.service, 1) == 1
+
+
 # -- time
 
 

@@ -163,6 +163,11 @@ class Subscription:
     def has_room(self) -> bool:
         return self.active and len(self._unsettled) < self.prefetch
 
+    @property
+    def holds(self) -> bool:
+        """Whether something that it was given is not settled."""
+        return bool(self._unsettled)
+
     def assign(self, stored: Stored) -> MemoryDelivery:
         """Count a message against the prefetch; the queue hands the delivery over when its own books are in
         order."""

@@ -103,6 +103,7 @@ class MemoryQueue:
         self._ready = ReadyList()
         self._ring = ConsumerRing()
         self._consumers: dict[Subscription, None] = {}
+        self._leaving: list[Subscription] = []
         self._outgoing = DeadLetters(
             policy, dead_letter, timers, retry_s=dead_letter_retry_s, changed=lambda: pump.wake(self)
         )
@@ -151,6 +152,7 @@ class MemoryQueue:
     def detach(self, subscription: Subscription) -> None:
         self._orphaned |= subscription.connection.lost
         self._consumers.pop(subscription, None)
+        self._leaving = [each for each in (*self._leaving, subscription) if each.holds]
         self._ring.remove(subscription)
         self.used()
 
@@ -265,7 +267,9 @@ class MemoryQueue:
         return None if head is None else head.expires
 
     def info(self) -> QueueInfo:
-        return QueueInfo(self.name, len(self._ready), len(self._consumers))
+        # As a quorum queue counts: who takes no more is there until all that it holds is settled.
+        leaving = sum(each.holds for each in self._leaving) if self.exclusive_to is None else 0
+        return QueueInfo(self.name, len(self._ready), len(self._consumers) + leaving)
 
     def purge(self) -> int:
         waiting, self._ready = len(self._ready), ReadyList()
