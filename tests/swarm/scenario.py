@@ -95,6 +95,8 @@ def kept_down(stack: Stack, *brokers: str) -> Iterator[None]:
     """Killed at the same moment, and not started again before the end, unless the test does."""
     kill(stack, *brokers)
     stack.scale(0, *brokers)
+    # Docker's scheduler takes the ports of a task that it has not yet seen gone for taken, and does not look again.
+    wait_for(f"the end of {', '.join(brokers)}", lambda: not any(map(stack.states_of, brokers)), timeout=60)
     try:
         yield
     finally:

@@ -194,6 +194,12 @@ class Stack:
         lines = [line.split() for line in self.manager.docker(*words).splitlines()]
         return [host for host, state, *_ in lines if state == "Running"]
 
+    def states_of(self, service: str) -> list[str]:
+        """Of those of its tasks that Swarm has not seen end: `Running 5 seconds ago`."""
+        words = ("service", "ps", "--format", "{{.CurrentState}}", f"{NAME}_{service}")
+        ended = ("Failed", "Shutdown", "Complete", "Rejected", "Orphaned", "Remove")
+        return [line for line in self.manager.docker(*words).splitlines() if not line.startswith(ended)]
+
     def images(self) -> list[str]:
         return self.manager.docker("stack", "services", "--format", "{{.Image}}", NAME).split()
 
