@@ -257,7 +257,9 @@ class Stack:
         """What a role of ours has logged since then (seconds since the epoch)."""
         at = datetime.fromtimestamp(since, UTC).isoformat()
         command = ("service", "logs", "--raw", "--since", at, f"{NAME}_{service}")
-        said = run(("sh", "-c", 'exec "$@" 2>&1', "sh", DOCKER, "--host", self.manager.socket, *command), timeout=30)
+        # It fails while a task waits for its place, and has printed what there is by then.
+        program = ("sh", "-c", '"$@" 2>&1 || true', "sh", DOCKER, "--host", self.manager.socket, *command)
+        said = run(program, timeout=30)
         found: list[dict[str, Any]] = []
         for line in said.splitlines():
             with suppress(ValueError):
