@@ -21,11 +21,9 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
 - *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters.
 - *ran again*: tasks that ran more than once, and all runs together. Each run leaves a line in the output of its
-  executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none.
+  executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none. Empty in rows of
+  runs that were counted in another way, which saw a part of them.
 - *refused*: publishes that raised. The load repeats them, with the same id, where the measured column counts them.
-
-A row in which Redis is killed or restarted and tasks are lost is of a run before its default user was allowed what it
-reads back from its own file: it forgot what scripts had written.
 
 """
 MASTER = "rabbitmq:cluster:master"
@@ -81,7 +79,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         silence = f"{max(row['silence_s'].values()):.2f}" if row.get("silence_s") else ""
         counts = [""] * 5
         if load is not None:
-            again = f"{load['duplicates']} of {load['runs']}"
+            again = f"{load['duplicates']} of {load['runs']}" if "unseen" in load else ""
             counts = [f"{row['rate']:g}", str(load["confirmed"]), str(load["lost"]), again, _refused(load)]
         lines.append(f"| {' | '.join((row['scenario'], row['rabbitmq'], measured, silence, *counts))} |")
     ran = sorted({tuple(row["versions"].items()) for row in rows if "versions" in row})

@@ -12,6 +12,7 @@ REPORT = {
     "lost": ["a-1"],
     "duplicates": 2,
     "runs": 880,
+    "unseen": 0,
     "refused": {"QueueFull": 3, "BusUnavailable": 4},
 }
 
