@@ -53,7 +53,8 @@ def wait_cluster(
 def update(
     docker: Docker, wanted: Deployment, step_s: float, say: Callable[[str], None] = lambda _: None
 ) -> list[ServiceState]:
-    """Deploy the brokers one by one, then all the rest. `step_s`: how long each step may take.
+    """Deploy the brokers one by one, the executors tier by tier, then all the rest. `step_s`: how long each step may
+    take.
 
     Refuses to begin while the cluster is not whole, and ends at the first broker that does not come back: the others
     have then not been touched, and serve. Raises `ConfigError`, `DockerFailed`.
@@ -78,6 +79,11 @@ def update(
             left = brokers[number:]
             rest = f"; {', '.join(left)} and all else have not been touched" if left else "; all else was not touched"
             raise DockerFailed(f"{broker}: {error}{rest}") from error
+    for tier in wanted.stack.scalable:
+        # Not all at once with the rest: no task would run for as long as three programs take to start together.
+        say(tier)
+        deploy(docker, wanted, [tier])
+        wait_whole(docker, wanted.name, [tier], step_s, say)
     say("all else")
     deploy(docker, wanted)
     states = wait_whole(docker, wanted.name, list(wanted.stack.services), step_s, say)

@@ -1,4 +1,4 @@
-"""`fogactors swarm update`: one broker at a time, and none while another is not back."""
+"""`fogactors swarm update`: one broker at a time, and none while another is not back; one tier at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.app.swarm.test_inside import NODES, QUEUES, STATUS
 
 STACK = str(Path(__file__).parents[3] / "swarm" / "stack.yml")
 NAMES = list(read_stack(Path(STACK), {}).services)
+TIERS = ["fog-node-1", "fog-node-2", "fog-node-3"]
 SHORT = [{**QUEUES[0], "online": NODES[:2]}]
 
 
@@ -61,7 +62,7 @@ def test_brokers_go_one_by_one_and_each_waits_for_members_and_replicas(fog, clie
     client.on("config rm", "")
     code, out, err = fog("swarm", "update", "--file", STACK)
     assert code == 0, err
-    assert order(client) == ["?", "rabbitmq1", "?", "?", "?", "rabbitmq2", "?", "rabbitmq3", "?", "all", "?"]
+    assert order(client) == ["?", "rabbitmq1", "?", "?", "?", "rabbitmq2", "?", "rabbitmq3", "?", *TIERS, "all", "?"]
     assert err.splitlines() == [
         "rabbitmq1 (1 of 3)",
         "waiting for the cluster: 2 of 3 brokers run; rabbit@rabbitmq3 is a member and does not run; "
@@ -69,12 +70,13 @@ def test_brokers_go_one_by_one_and_each_waits_for_members_and_replicas(fog, clie
         "waiting for the cluster: 1 of 1 queues lack replicas (dlq)",
         "rabbitmq2 (2 of 3)",
         "rabbitmq3 (3 of 3)",
+        *TIERS,
         "all else",
         f"removed, because nothing uses them any more: {old[0]}",
     ]
     assert "rabbitmq3" in out
     variables = [call.environment["FOG_SECRET_ERLANG_COOKIE"] for call in client.calls("stack deploy")]
-    assert len(variables) == 4
+    assert len(variables) == 7
     assert len(set(variables)) == 1
 
 
