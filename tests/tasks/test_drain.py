@@ -171,13 +171,15 @@ async def test_a_connection_that_goes_in_the_midst_of_a_drain_ends_it():
 
 
 async def test_nobody_who_asks_a_draining_executor_is_left_without_an_answer():
-    async with fog(drain_s=0.2) as system:
-        await system.submit(tasks.hold, "a", "never")
-        await system.recorder.wait_for(TaskStarted)
+    async with fog(drain_s=30) as system:
+        for name in "abcdef":
+            await system.submit(tasks.hold, name, "the end of the drain")
+        await system.recorder.wait_for(TaskStarted, count=4)
         async with anyio.create_task_group() as group:
             group.start_soon(system.stop)
-            await eventually(lambda: system.broker.depths()["tasks.normal"].consumers == 0, "it drains")
-            assert (await system.executor().ask(GetLoad(), timeout=5)).running == 1
+            await system.recorder.wait_for(TaskHandedBack)
+            assert (await system.executor().ask(GetLoad(), timeout=5)).running == 4
+            tasks.gate("the end of the drain").set()
         with pytest.raises(ActorDead):
             await system.executor().ask(GetLoad(), timeout=5)
 
