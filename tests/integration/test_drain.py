@@ -61,17 +61,18 @@ def runs(command: Command, handle: Handle[Any]) -> list[dict[str, Any]]:
 
 async def test_under_load_what_fits_finishes_and_the_rest_starts_elsewhere_soon(fog, executor, tmp_path):
     leaving = await executor("leaving")
-    go = tmp_path / "go"
+    go, soon = tmp_path / "go", tmp_path / "soon"
     async with submitting(fog.services) as submitter:
-        fit = [await submit(submitter, fog, "append", path=tmp_path / "fit", line=f"{n}", seconds=2) for n in (1, 2)]
-        marks = [tmp_path / f"holds {n}" for n in (1, 2)]
-        held = [await submit(submitter, fog, "hold", mark=mark, until=go) for mark in marks]
+        marks = [tmp_path / f"holds {n}" for n in range(4)]
+        fit = [await submit(submitter, fog, "hold", mark=mark, until=soon) for mark in marks[:2]]
+        held = [await submit(submitter, fog, "hold", mark=mark, until=go) for mark in marks[2:]]
         await until(lambda: all(mark.exists() for mark in marks), f"all slots are taken, by {leaving}")
         load = [await submit(submitter, fog, "append", path=tmp_path / "load", line=f"{n}") for n in range(20)]
         staying = await executor("staying")
 
         began = time.monotonic()
         leaving.process.terminate()
+        soon.touch()
         await anyio.sleep(NOTHING_NEW_S)  # the time that it has
         late = [await submit(submitter, fog, "append", path=tmp_path / "late", line=f"{n}") for n in range(20)]
         assert (await leaving.wait(DRAIN_S + ENDED_S)).code == 0, leaving

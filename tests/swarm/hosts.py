@@ -235,9 +235,10 @@ class Hosts:
         remove_leg()
 
     def form_swarm(self) -> None:
-        """Make the three managers and the two workers one Swarm."""
+        """Make the three managers and the two workers one Swarm, without the routing mesh: docs/swarm.md says why."""
         first = self.engines[MANAGERS[0]]
         first.docker("swarm", "init", "--advertise-addr", first.address)
+        first.docker("network", "rm", "ingress", stdin="y\n")
         tokens = {role: first.docker("swarm", "join-token", "--quiet", role).strip() for role in ("manager", "worker")}
         for name in (*MANAGERS[1:], *WORKERS):
             engine = self.engines[name]
