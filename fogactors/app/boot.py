@@ -14,14 +14,16 @@ code.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -86,14 +88,26 @@ def run(main: Callable[[], Awaitable[int]], *, debug: bool = False) -> int:
     """Run `main` on uvloop where it is installed; returns the exit code."""
     # Looked for, not imported: anyio does that, and a platform without it runs on asyncio's own loop.
     use_uvloop = find_spec("uvloop") is not None
+
+    async def quiet_main() -> int:
+        asyncio.get_running_loop().set_exception_handler(_on_stray_error)
+        return await main()
+
     try:
-        return anyio.run(main, backend_options={"use_uvloop": use_uvloop})
+        return anyio.run(quiet_main, backend_options={"use_uvloop": use_uvloop})
     except KeyboardInterrupt:
         return 130
     except BaseException as error:
         if isinstance(error, (SystemExit, GeneratorExit)):
             raise
         return report(error, debug=debug)
+
+
+def _on_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """uvloop does not take a lookup back whose connect has been given up: the name of a store that is away would leave
+    a traceback in the log every few seconds."""
+    if not isinstance(context.get("exception"), socket.gaierror):
+        loop.default_exception_handler(context)
 
 
 def report(error: BaseException, *, debug: bool) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import socket
 from dataclasses import replace
 
 import anyio
 import pytest
 
-from fogactors.app.boot import exit_code, report
+from fogactors.app.boot import exit_code, report, run
 from fogactors.app.services import Remote, part_for
 from fogactors.app.settings import Settings
 from fogactors.errors import (
@@ -73,3 +76,16 @@ async def test_a_stop_while_it_waits_for_the_broker_is_heard():
 async def stop_soon(stop: anyio.Event) -> None:
     await anyio.wait_all_tasks_blocked()
     stop.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(socket.gaierror(-3, "Temporary failure in name resolution"), False), (ValueError("x"), True)]
+)
+def test_a_lookup_that_nobody_waits_for_any_more_is_no_news(error, told, caplog):
+    async def main() -> int:
+        asyncio.get_running_loop().create_future().set_exception(error)
+        gc.collect()
+        return 0
+
+    assert run(main) == 0
+    assert bool(caplog.records) is told
