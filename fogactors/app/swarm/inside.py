@@ -80,11 +80,13 @@ def in_redis(docker: Docker, container: str, *words: str, timeout: float = _TOOL
     return said.strip()
 
 
-def broker_view(docker: Docker, container: str, size: int, vhost: str = "/fog") -> BrokerView:
-    """Asks the broker of this container. Raises `DockerFailed`: it may not be up."""
-    status = in_broker(docker, container, "rabbitmqctl", "-q", "cluster_status", "--formatter", "json")
+def broker_view(docker: Docker, container: str, size: int, vhost: str = "/fog", node: str | None = None) -> BrokerView:
+    """Asks the broker of this container, or from there another `node`, e.g. `rabbit@rabbitmq2`. Raises `DockerFailed`:
+    it may not be up."""
+    ctl = ("rabbitmqctl", *(("-n", node) if node else ()), "-q")
+    status = in_broker(docker, container, *ctl, "cluster_status", "--formatter", "json")
     columns = ("name", "type", "members", "online")
-    listing = ("rabbitmqctl", "-q", "list_queues", "-p", vhost, *columns, "--formatter", "json")
+    listing = (*ctl, "list_queues", "-p", vhost, *columns, "--formatter", "json")
     return view_of(_json(status), _json(in_broker(docker, container, *listing)), size)
 
 

@@ -50,6 +50,11 @@ class Stack:
         return [name for name in self.services if "erlang_cookie" in self._secrets_of(name)]
 
     @property
+    def stores(self) -> list[str]:
+        """Services that are the coordination store: those with the password of Redis' own user."""
+        return [name for name in self.services if "redis_password" in self._secrets_of(name)]
+
+    @property
     def secrets(self) -> list[str]:
         """Keys of the secrets that the files name."""
         return list(dict.fromkeys(key for each in self.documents for key in _table(each, "secrets")))
@@ -62,6 +67,9 @@ class Stack:
             for name, service in self.services.items()
             if (found := [int(port["published"]) for port in service.get("ports") or ()])
         }
+
+    def hostname(self, service: str) -> str:
+        return str(self.services[service].get("hostname", service))
 
     def constraint(self, service: str) -> str:
         """Where it may run, e.g. `node.labels.fog == 1`; empty: anywhere."""
