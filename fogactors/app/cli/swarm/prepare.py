@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from fogactors.app.cli.common import Json, print_json
-from fogactors.app.cli.swarm.shared import Certs, EnvFile, StackName, docker
+from fogactors.app.cli.swarm.shared import Certs, EnvFile, StackName, docker, say
 from fogactors.app.swarm.certs import SERVER_DAYS, make_certs
 from fogactors.app.swarm.docker import DockerFailed
 from fogactors.app.swarm.env import PASSWORDS, add_values, read_env, values_of, warnings
-from fogactors.app.swarm.labels import apply_labels, plan_labels
+from fogactors.app.swarm.labels import apply_labels, choose, consequences, plan_labels
 from fogactors.app.swarm.nodes import nodes
 from fogactors.app.swarm.secrets import missing
+from fogactors.app.swarm.services import service_names
 from fogactors.errors import ConfigError
 
 __all__ = ["certs", "label", "secrets"]
@@ -85,11 +86,13 @@ def label(
     rep2: Annotated[str, typer.Option("--manager-rep2", metavar="NODE", help="For rabbitmq3.")] = "",
     worker1: Annotated[str, typer.Option("--worker1", metavar="NODE", help="For tasks of the light tier.")] = "",
     worker2: Annotated[str, typer.Option("--worker2", metavar="NODE", help="For those of medium and heavy.")] = "",
+    stack: StackName = "fog",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     json: Json = False,
 ) -> None:
     """Label the swarm's nodes, so that each broker stays with its volume. Without options: managers and workers by
-    name, and what is labelled already stays."""
+    name, and what is labelled already stays. A NODE is a name or an id. Of a stack that runs, one broker is moved at a
+    time."""
     asked = {
         "manager-master": master,
         "manager-rep1": rep1,
@@ -99,14 +102,18 @@ def label(
     }
     client = docker()
     found = nodes(client)
-    changes = plan_labels(found, {place: node for place, node in asked.items() if node})
+    chosen = choose(found, {place: node for place, node in asked.items() if node})
+    changes = plan_labels(found, chosen)
+    warned = consequences(found, chosen, stack, running=bool(service_names(client, stack)))
     if not dry_run:
-        apply_labels(client, changes, found)
+        apply_labels(client, changes)
     if json:
-        print_json({"changes": changes, "done": not dry_run})
+        print_json({"changes": changes, "done": not dry_run, "warnings": warned})
         return
+    for line in warned:
+        say(f"warning: {line}")
     for each in changes:
         words = [f"{key}={value}" for key, value in each.add.items()] + [f"without {key}" for key in each.remove]
         print(f"{each.node}: {', '.join(words)}")
-    if not changes:
+    if not changes and not warned:
         print("all labels are there already")
