@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fogactors.app.swarm.docker import Docker, DockerFailed
-from fogactors.app.swarm.inside import in_broker, in_redis
+from fogactors.app.swarm.inside import in_broker, in_redis, read_json
 from fogactors.errors import ConfigError
 
 __all__ = [
@@ -31,19 +31,29 @@ __all__ = [
     "PUT",
     "RDB",
     "Copy",
+    "missing_from",
     "read_copy",
     "restore_broker",
     "restore_redis",
     "save",
-    "without_users",
 ]
 
 RDB: Final = "redis.rdb"
 DEFINITIONS: Final = "definitions.json"
 _MANIFEST: Final = "manifest.json"
-_KEPT: Final = ("vhosts", "policies", "operator_policies", "queues", "exchanges", "bindings", "parameters")
-"""Of the definitions, what is brought back. Users and permissions are not: the sentinel makes them of the secrets that
-count now."""
+_KEPT: Final[Mapping[str, tuple[str, ...]]] = {
+    "vhosts": ("name",),
+    "policies": ("vhost", "name"),
+    "operator_policies": ("vhost", "name"),
+    "queues": ("vhost", "name"),
+    "exchanges": ("vhost", "name"),
+    "bindings": ("vhost", "source", "destination_type", "destination", "routing_key", "arguments"),
+    "parameters": ("component", "vhost", "name"),
+}
+"""Of the definitions, what is brought back, and what makes each of them one. Users and permissions are not: the
+sentinel makes them of the secrets that count now."""
+_OURS: Final = "fog."
+"""How the names of the policies begin that the sentinel, or `topology apply`, makes of the settings that count now."""
 EXPORT: Final = ("rabbitmqctl", "-q", "export_definitions", "-")
 IMPORT: Final = ("rabbitmqctl", "-q", "import_definitions")
 """From standard input."""
@@ -192,15 +202,31 @@ def _until_gone(docker: Docker, container: str, timeout: float) -> None:
 
 
 def restore_broker(docker: Docker, container: str, folder: Path) -> None:
-    """Queues, exchanges, bindings and policies of the copy that are not there; what is there keeps its messages. Raises
-    `DockerFailed`."""
+    """Queues, exchanges, bindings, policies and parameters of the copy that are not there; what is there stays as it
+    is. Raises `DockerFailed`."""
+    missing = missing_from(in_broker(docker, container, *EXPORT), (folder / DEFINITIONS).read_text())
+    if not json.loads(missing):
+        return
     with tempfile.TemporaryFile() as file:
-        file.write(without_users((folder / DEFINITIONS).read_bytes()))
+        file.write(missing)
         file.seek(0)
         in_broker(docker, container, *IMPORT, stdin=file)
 
 
-def without_users(definitions: bytes) -> bytes:
-    """What of them is brought back."""
-    found: dict[str, Any] = json.loads(definitions)
-    return json.dumps({key: found[key] for key in _KEPT if key in found}).encode()
+def missing_from(there: str, copy: str) -> bytes:
+    """What of the copy is brought back: RabbitMQ's own import leaves queues as they are, but sets each policy and
+    parameter, and the attributes of each virtual host. Both are definitions as they are exported."""
+    live, kept = read_json(there), read_json(copy)
+    missing: dict[str, list[Any]] = {}
+    for key, named_by in _KEPT.items():
+        have = {_identity(each, named_by) for each in live.get(key, ())}
+        missing[key] = [
+            each
+            for each in kept.get(key, ())
+            if _identity(each, named_by) not in have and not (key == "policies" and each["name"].startswith(_OURS))
+        ]
+    return json.dumps({key: found for key, found in missing.items() if found}).encode()
+
+
+def _identity(each: Mapping[str, Any], named_by: tuple[str, ...]) -> str:
+    return json.dumps([each.get(key) for key in named_by], sort_keys=True)

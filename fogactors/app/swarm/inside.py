@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 from fogactors.app.swarm.docker import Docker, DockerFailed
 from fogactors.errors import ConfigError
 
-__all__ = ["BROKER_FILE", "BrokerView", "broker_view", "container_of", "in_broker", "in_redis", "view_of"]
+__all__ = ["BROKER_FILE", "BrokerView", "broker_view", "container_of", "in_broker", "in_redis", "read_json", "view_of"]
 
 _TOOL_S: Final = 60.0
 _BROKER: Final = 'HOME="${FOGACTORS_CLUSTER__DATA_DIR:-$HOME}" exec "$@"'
@@ -87,7 +87,7 @@ def broker_view(docker: Docker, container: str, size: int, vhost: str = "/fog", 
     status = in_broker(docker, container, *ctl, "cluster_status", "--formatter", "json")
     columns = ("name", "type", "members", "online")
     listing = (*ctl, "list_queues", "-p", vhost, *columns, "--formatter", "json")
-    return view_of(_json(status), _json(in_broker(docker, container, *listing)), size)
+    return view_of(read_json(status), read_json(in_broker(docker, container, *listing)), size)
 
 
 def view_of(status: Mapping[str, Any], queues: Sequence[Mapping[str, Any]], size: int) -> BrokerView:
@@ -118,8 +118,8 @@ def _names(value: Any) -> list[str]:
     return list(value) if isinstance(value, list) else []  # pyright: ignore[reportUnknownArgumentType]
 
 
-def _json(text: str) -> Any:
-    """The tools may say something before it."""
+def read_json(text: str) -> Any:
+    """What one of RabbitMQ's tools printed, which may say something before it. Raises `DockerFailed`."""
     start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=0)
     try:
         return json.loads(text[start:])

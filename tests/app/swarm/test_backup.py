@@ -11,7 +11,7 @@ import anyio
 import pytest
 import redis.asyncio
 
-from fogactors.app.swarm.backup import EXPORT, IMPORT, PUT, without_users
+from fogactors.app.swarm.backup import EXPORT, IMPORT, PUT, missing_from
 from fogactors.app.swarm.inside import BROKER_FILE
 from tests.services import RabbitMQ, RedisServer, ServiceFailed, ServiceUnavailable, skip_or_fail
 from tests.services.routes import HOME
@@ -130,6 +130,7 @@ def test_a_copy_is_not_written_over(fog, copy):
 
 
 def test_a_restore_stops_redis_puts_the_copy_in_place_and_starts_it(fog, inside, copy, whole):
+    inside.client.on("exec bbb sh -c", json.dumps({**DEFINITIONS, "queues": []}))
     code, out, _ = fog("swarm", "restore", "copy", "--yes", *STACK)
     assert code == 0
     assert out.startswith("restored redis and rabbitmq of 20")
@@ -142,7 +143,7 @@ def test_a_restore_stops_redis_puts_the_copy_in_place_and_starts_it(fog, inside,
     assert whole == [["redis"]]
     [imported] = inside.client.calls("exec -i bbb")
     assert imported.words[-3:] == ["rabbitmqctl", "-q", "import_definitions"]
-    assert json.loads(imported.stdin) == {"vhosts": [{"name": "/fog"}], "queues": [{"name": "mine"}]}
+    assert json.loads(imported.stdin) == {"queues": [{"name": "mine"}]}
 
 
 def test_redis_comes_back_also_when_the_copy_could_not_be_put_in_place(fog, inside, copy, whole):
@@ -166,6 +167,33 @@ def test_the_broker_alone_needs_no_yes(fog, inside, copy):
     assert code == 0
     assert out.startswith("restored rabbitmq of")
     assert not inside.words("service scale")
+    assert not inside.words("exec -i")  # there was nothing to bring back
+
+
+def test_what_is_there_stays_as_it_is():
+    def both(value: object) -> dict[str, list[dict[str, object]]]:
+        return {
+            "users": [{"name": "admin"}],
+            "vhosts": [{"name": "/fog", "metadata": {"tags": [value]}}],
+            "policies": [
+                {"vhost": "/fog", "name": "mine", "definition": {"max-length": value}},
+                {"vhost": "/fog", "name": "fog.tasks.normal", "definition": {"max-length": value}},
+            ],
+            "operator_policies": [{"vhost": "/fog", "name": "mine", "definition": {"max-length": value}}],
+            "parameters": [{"component": "shovel", "vhost": "/fog", "name": "s", "value": value}],
+            "queues": [{"vhost": "/fog", "name": "mine", "arguments": {"x-max-length": value}}],
+            "bindings": [{"vhost": "/fog", "source": "a", "destination": "mine", "routing_key": "x", "arguments": {}}],
+        }
+
+    live, copy = both(1), both(2)
+    assert json.loads(missing_from(json.dumps(live), json.dumps(copy))) == {}
+    other = {"vhost": "/other", "name": "mine", "definition": {"max-length": 2}}
+    obsolete = {"vhost": "/fog", "name": "fog.gone", "definition": {"max-length": 2}}
+    again = {**copy["bindings"][0], "routing_key": "y"}
+    copy["policies"] += [other, obsolete]
+    copy["bindings"].append(again)
+    assert json.loads(missing_from(json.dumps(live), json.dumps(copy))) == {"policies": [other], "bindings": [again]}
+    assert json.loads(missing_from("{}", json.dumps(copy))).keys() == copy.keys() - {"users"}
 
 
 @pytest.mark.parametrize("file", ["redis.rdb", "definitions.json", "manifest.json"])
@@ -239,17 +267,27 @@ async def test_a_real_redis_reads_the_copy_and_a_damaged_one_changes_nothing():
 @pytest.mark.parametrize("version", ["4.3", "4.0"])
 async def test_a_real_broker_takes_back_what_is_missing_and_no_users(version):
     broker = RabbitMQ(version)
-    mine = "/api/queues/%2Ffog/mine"
+    mine, policy, lost = "/api/queues/%2Ffog/mine", "/api/policies/%2Ffog/mine", "/api/policies/%2Ffog/lost"
+
+    def limit(length: int) -> object:
+        return {"pattern": "^mine$", "definition": {"max-length": length}, "apply-to": "queues"}
+
     try:
         await broker.start()
         await broker.api("PUT", mine, {"durable": True, "arguments": {"x-queue-type": "quorum"}})
+        await broker.api("PUT", policy, limit(1000))
+        await broker.api("PUT", lost, limit(2000))
         await broker.add_user("gone")
         copy = await broker.run_inside(*EXPORT)
         await broker.api("DELETE", mine)
+        await broker.api("PUT", policy, limit(5))
+        await broker.api("DELETE", lost)
         await broker.api("DELETE", "/api/users/gone")
-        (broker.home / "copy.json").write_bytes(without_users(copy.encode()))
+        (broker.home / "copy.json").write_bytes(missing_from(await broker.run_inside(*EXPORT), copy))
         await broker.run_inside("sh", "-c", f'exec sh -c "$0" sh "$@" <{HOME}/copy.json', BROKER_FILE, *IMPORT)
         assert (await broker.api("GET", mine))["type"] == "quorum"
+        assert (await broker.api("GET", policy))["definition"] == {"max-length": 5}
+        assert (await broker.api("GET", lost))["definition"] == {"max-length": 2000}
         with pytest.raises(ServiceFailed, match="404"):
             await broker.api("GET", "/api/users/gone")
     except ServiceUnavailable as error:

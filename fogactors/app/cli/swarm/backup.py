@@ -55,7 +55,7 @@ def restore(
     json: Json = False,
 ) -> None:
     """Bring a copy back. Redis stops for some seconds and has then what the copy has; tasks flow meanwhile. At the
-    broker what is missing is made, and nothing is deleted; users come from .env, not from the copy."""
+    broker what is missing is made, and what is there stays as it is; users come from .env, not from the copy."""
     if only not in (None, REDIS, "rabbitmq"):
         raise ConfigError(f"--only: expected redis or rabbitmq, got {only!r}")
     copy = copies.read_copy(folder)
