@@ -177,7 +177,7 @@ def down(
     json: Json = False,
 ) -> None:
     """Stop the stack and remove its services and network. Volumes, and so messages and results, stay, and so do secrets
-    and labels: `deploy` brings all back."""
+    and labels: `deploy` brings all back, but for the numbers that `scale` set."""
     removed = stacks.down(docker(), stack, wait, say)
     if json:
         print_json({"removed": removed})

@@ -23,12 +23,13 @@ def update(
     certs: Certs = Path("certs"),
     stack: StackName = "fog",
     step: Annotated[
-        float, typer.Option("--step", metavar="SECONDS", min=1, help="How long each broker, and the rest, may take.")
+        float, typer.Option("--step", metavar="SECONDS", min=1, help="How long each of its steps may take.")
     ] = 600.0,
     json: Json = False,
 ) -> None:
     """Bring what has changed to a stack that runs, e.g. FOG_VERSION: one broker at a time, each after all members run
-    and all queues have all their replicas, then the rest. On a host with a broker."""
+    and all queues have all their replicas, then Redis, the executors tier by tier, and the rest. On a host with a
+    broker. Exits 1 when a step fails; it may be repeated."""
     client = docker()
     values = with_passwords(client, env, stack)
     wanted = prepare(client, stack, read_stack(file, values), values, certs)
