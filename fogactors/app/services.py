@@ -23,6 +23,7 @@ from fogactors.errors import (
     AccessRefused,
     BusError,
     BusUnavailable,
+    CoordRefused,
     CoordUnavailable,
     FogError,
     StoppedAtBoot,
@@ -113,12 +114,13 @@ class Remote:
     async def open(
         cls, settings: Settings, wanted: Topology | None, stop: anyio.Event | None = None
     ) -> AsyncGenerator[Remote]:
-        """Waits for the broker, and not for Redis: without it results take another road. `wanted` must be there; None:
-        there is no broker before this program brings it up, so it is not waited for.
+        """Waits for the broker, and not for a Redis that is away: without it results take another road. `wanted` must
+        be there; None: there is no broker before this program brings it up, so nothing is waited for, and Redis not
+        even asked: whatever it says must not keep a broker from starting.
 
         Raises `BusUnavailable` when there is no broker within `boot_wait_s`, `StoppedAtBoot` when `stop` is set
-        meanwhile, `CoordRefused`, and, when it is still so after `setup_wait_s`, `AccessRefused` and `TopologyMismatch`
-        for what is not there.
+        meanwhile, and, when it is still so after `setup_wait_s`, `AccessRefused` and `CoordRefused` for the login, and
+        `TopologyMismatch` for what is not there.
         """
         refusal: FogError | None = None
         async with anyio.create_task_group() as waiting:
@@ -132,6 +134,7 @@ class Remote:
             try:
                 if wanted is not None:
                     await _await_broker(settings, wanted)
+                    await _await_redis(settings)
             except FogError as error:
                 refusal = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
             waiting.cancel_scope.cancel()
@@ -139,7 +142,6 @@ class Remote:
             raise StoppedAtBoot
         if refusal is not None:
             raise refusal
-        await _ask_redis(settings)
         services = cls(settings)
         try:
             yield services
@@ -222,12 +224,22 @@ async def _see_topology(bus: Bus, wanted: Topology) -> None:
         raise TopologyMismatch(text) from error
 
 
-async def _ask_redis(settings: Settings) -> None:
-    """Raises `CoordRefused`; that it is away is no reason not to start."""
-    coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-boot")
-    try:
-        with suppress(CoordUnavailable):
-            await coord.open(timeout=2.0)
-    finally:
-        with anyio.move_on_after(1.0, shield=True), suppress(CoordUnavailable):
-            await coord.close()
+async def _await_redis(settings: Settings) -> None:
+    """Not for one that is away, which is no reason not to start. Raises `CoordRefused` when it still refuses after
+    `setup_wait_s`."""
+    backoff, tries = Backoff(first_s=0.2, max_s=2.0, jitter=0.2), 0
+    set_up = anyio.current_time() + settings.bus.setup_wait_s
+    while True:
+        coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-boot")
+        try:
+            with suppress(CoordUnavailable):
+                await coord.open(timeout=2.0)
+            return
+        except CoordRefused:  # a user that is not there yet is refused as one with a wrong password is
+            if anyio.current_time() >= set_up:
+                raise
+        finally:
+            with anyio.move_on_after(1.0, shield=True), suppress(CoordUnavailable):
+                await coord.close()
+        await anyio.sleep(backoff.delay(tries, random.Random()))  # noqa: S311 - jitter
+        tries += 1
