@@ -3,14 +3,10 @@ broker all the same; every other role waits as it waits for its user at the brok
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
 
 from fogactors.app import services
 from fogactors.app.program import Program
@@ -22,12 +18,11 @@ from fogactors.roles.heartbeat import HeartbeatLost
 from fogactors.roles.sentinel.state import BrokerStarted, ClusterSettled, StopTurn, StoreAway
 from fogactors.testing import EventRecorder
 from fogactors.wire import Topology
+from tests.coord.answering import Answering
 
 pytestmark = pytest.mark.asyncio
 
 NODE = "rabbit@127.0.0.1"
-REFUSAL = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
-HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 _TOOL = """#!/bin/sh
 case "$*" in
 *rabbitmq-server*) trap 'exit 0' TERM; while :; do sleep 0.02; done ;;
@@ -37,37 +32,18 @@ esac
 """
 
 
-class Redis:
-    """What of it a login meets: it says no to whatever is asked, until `refuses` is false. `asked`: how many
-    connections came; redis-py tries each twice."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.refuses = True
-        self.asked = 0
-
-    async def serve(self, stream: SocketStream) -> None:
-        async with stream:
-            self.asked += 1
-            async for chunk in stream:
-                for command in re.split(rb"^\*\d+\r\n", chunk, flags=re.MULTILINE)[1:]:
-                    taken = HELLO if b"HELLO" in command else b"+OK\r\n"
-                    await stream.send(REFUSAL if self.refuses else taken)
+def refuses(_command: bytes) -> bytes:
+    return b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
 
 
-@asynccontextmanager
-async def refusing() -> AsyncIterator[Redis]:
-    redis = Redis()
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
-        redis.url = f"redis://worker1:old@127.0.0.1:{listener.extra(SocketAttribute.local_port)}/0"
-        tasks.start_soon(listener.serve, redis.serve)
-        yield redis
-        tasks.cancel_scope.cancel()
+def takes(_command: bytes) -> bytes:
+    return b""
 
 
-def settings(redis: Redis, setup_wait_s: float = 0.0, cluster: ClusterSettings | None = None) -> Settings:
+def settings(redis: Answering, setup_wait_s: float = 0.0, cluster: ClusterSettings | None = None) -> Settings:
     bus = BusSettings(url="amqp://nobody:x@127.0.0.1:1/%2Ffog", boot_wait_s=0.0, setup_wait_s=setup_wait_s)
-    return Settings(bus=bus, coord=CoordSettings(url=redis.url), cluster=cluster or ClusterSettings())
+    coord = CoordSettings(url=f"redis://worker1:old@127.0.0.1:{redis.port}/0")
+    return Settings(bus=bus, coord=coord, cluster=cluster or ClusterSettings())
 
 
 @pytest.fixture
@@ -95,7 +71,7 @@ async def test_a_sentinel_starts_its_broker_tells_of_it_and_tries_on(tmp_path: P
     )
     events = Events()
     recorder = EventRecorder(events)
-    async with refusing() as redis:
+    async with Answering.open(refuses) as redis:
         async with Program.start(settings(redis, cluster=cluster), ("node-sentinel",), events=events):
             await recorder.wait_for(BrokerStarted, broker=NODE)
             await recorder.wait_for(ClusterSettled, members=(NODE,))
@@ -103,7 +79,7 @@ async def test_a_sentinel_starts_its_broker_tells_of_it_and_tries_on(tmp_path: P
             assert "Redis refuses: invalid username-password pair" in lost.error
             away = await recorder.wait_for(StoreAway, away=True)
             assert "Redis refuses: invalid username-password pair" in away.error
-            redis.refuses = False
+            redis.answer = takes
             await recorder.wait_for(HeartbeatLost, away=False)
         assert recorder.of(StopTurn)[-1].outcome == "in order"
 
@@ -111,21 +87,21 @@ async def test_a_sentinel_starts_its_broker_tells_of_it_and_tries_on(tmp_path: P
 @pytest.mark.usefixtures("broker")
 async def test_another_role_waits_for_its_login():
     up = anyio.Event()
-    async with refusing() as redis:
+    async with Answering.open(refuses) as redis:
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(opened, settings(redis, 60.0), up)
                 while redis.asked <= 2:  # noqa: ASYNC110 - it counts by itself
                     await anyio.sleep(0.01)
                 assert not up.is_set()
-                redis.refuses = False
+                redis.answer = takes
                 await up.wait()
 
 
 @pytest.mark.usefixtures("broker")
 @pytest.mark.parametrize("wait_s", [0.0, 0.5])
 async def test_another_role_ends_with_the_same_words_when_the_time_is_over(wait_s):
-    async with refusing() as redis:
+    async with Answering.open(refuses) as redis:
         with anyio.fail_after(10), pytest.raises(CoordRefused) as refused:
             await opened(settings(redis, wait_s), anyio.Event())
     assert str(refused.value) == (
@@ -137,7 +113,7 @@ async def test_another_role_ends_with_the_same_words_when_the_time_is_over(wait_
 @pytest.mark.usefixtures("broker")
 async def test_a_stop_while_it_waits_for_its_login_is_heard():
     stop = anyio.Event()
-    async with refusing() as redis:
+    async with Answering.open(refuses) as redis:
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
 
