@@ -59,17 +59,16 @@ class DataDir:
         try:
             with self._mark(mark).open("w") as file:
                 os.fsync(file.fileno())
-            folder = os.open(self._base, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._sync()
         except OSError as error:
             raise _failed(error) from error
 
     def unmark(self, mark: Literal["joining", "growing"]) -> None:
+        """Gone from the disk when it returns: after a power cut a node with data must not look like one that has just
+        begun."""
         try:
             self._mark(mark).unlink(missing_ok=True)
+            self._sync()
         except OSError as error:
             raise _failed(error) from error
 
@@ -100,6 +99,13 @@ class DataDir:
         """The node's folder, and what RabbitMQ puts beside it."""
         endings = ("", "-feature_flags", "-plugins-expand", ".pid")
         return [path for ending in endings if (path := self._base / f"{self._node}{ending}").exists()]
+
+    def _sync(self) -> None:
+        folder = os.open(self._base, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _mark(self, mark: str) -> Path:
         return self._base / f"fog-{mark}"

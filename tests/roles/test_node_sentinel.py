@@ -206,6 +206,25 @@ async def test_one_that_was_to_join_and_became_a_cluster_of_its_own_is_ended_and
             assert not recorder.of(ClusterSettled)
 
 
+async def test_what_a_join_left_that_did_not_end_keeps_no_cluster_from_beginning(tmp_path):
+    """The first boot of all, and the node that had begun loses its volume while this one was about to join it."""
+    async with stage(tmp_path, A, B, C) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "half-joined").touch()
+        for mark in ("joining", "growing"):
+            here.sentinel.data.mark(mark)
+        for peer in (B, C):
+            await here.sentinel.coord.acquire(blank_lease(peer), peer, 60)
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterPlanned, action="Bootstrap")
+            await recorder.wait_for(ClusterSettled, members=(A,), timeout=10)
+            assert [each.start for each in recorder.of(BrokerStarted)] == [1]
+            assert not recorder.of(ActorExited, "node-sentinel/former")
+        assert [each.name for each in here.data.iterdir()] == ["something"]
+        assert not list((tmp_path / "data").glob("fog-*"))
+
+
 async def test_a_peer_must_say_so_too(tmp_path):
     """A blank node with a known name is listed as running by the others, whatever it is itself; and the reverse."""
     async with stage(tmp_path, A, B) as here:

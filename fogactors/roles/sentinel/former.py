@@ -98,6 +98,11 @@ class Former(Actor[Any]):
         match action:
             case Bootstrap():
                 it.fresh = True
+                # Of a join that did not come to its end: half a member would begin, and be ended for its mark as one
+                # that did not find its cluster, each time anew.
+                it.data.clear_joining()
+                it.data.unmark("growing")
+                it.data.unmark("joining")  # the last: without it what lies there would be kept
                 await self._start()
                 return PACE_S
             case Start():
