@@ -113,11 +113,13 @@ class Ctl:
         """Not by standard input: with a pipe there the tool of 4.3 fails now and then."""
         await self.run("rabbitmqctl", "-q", "import_definitions", str(file), timeout=LONG_S)
 
-    async def delete_user(self, name: str) -> None:
-        """Does nothing when there is none."""
+    async def users(self) -> dict[str, frozenset[str]]:
+        """Who may log in, and the tags of each."""
         listed = await self.run("rabbitmqctl", "-q", "list_users", "--formatter", "json")
-        if any(each.get("user") == name for each in _json(listed)):
-            await self.run("rabbitmqctl", "-q", "delete_user", name)
+        return {each["user"]: frozenset(each.get("tags", ())) for each in _json(listed)}
+
+    async def delete_user(self, name: str) -> None:
+        await self.run("rabbitmqctl", "-q", "delete_user", name)
 
     async def enable_feature_flags(self) -> None:
         """All stable ones, which a node that was upgraded leaves off."""

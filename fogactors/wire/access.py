@@ -40,6 +40,7 @@ from fogactors.wire.topology import (
 __all__ = [
     "ACCESS_ROLES",
     "GRANTS",
+    "TAG",
     "AccessRole",
     "Grant",
     "Permissions",
@@ -76,6 +77,9 @@ AccessRole = Literal[
 it), `admin` (everything at the broker), `redis-admin` (everything in Redis)."""
 ACCESS_ROLES: Final[tuple[AccessRole, ...]] = get_args(AccessRole)
 
+TAG: Final = "fogactors"
+"""What the broker's users that come from here carry beside the tags of the management API, to which it means nothing:
+so one whose login was renamed can be told from one that people made themselves."""
 NOTHING: Final = "^$"
 """As a permission: matches only the empty name, which nothing has."""
 
@@ -309,7 +313,7 @@ def user_definitions(users: Iterable[User], tiers: Sequence[str], vhost: str) ->
                 "name": user.name,
                 "password_hash": _broker_hash(user),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": list(tags(user)),
+                "tags": [TAG, *tags(user)],
             }
             for user in there
         ],

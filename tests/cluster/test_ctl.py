@@ -56,6 +56,14 @@ async def test_why_it_failed(tmp_path, output, kind):
     assert caught.value.kind == kind
 
 
+async def test_who_the_users_are(tmp_path):
+    (tmp_path / "answer").write_text('[{"user":"guest","tags":["administrator"]},{"user":"w","tags":[]},{"user":"x"}]')
+
+    users = await ctl(tmp_path, f"cat {tmp_path}/answer").users()
+
+    assert users == {"guest": frozenset({"administrator"}), "w": frozenset(), "x": frozenset()}
+
+
 async def test_which_queues_need_this_node(tmp_path):
     lines = "".join(f"queue 'q{n}' in vhost '/fog' will become unavailable if node a stops\n" for n in range(7))
     (tmp_path / "answer").write_text(lines)

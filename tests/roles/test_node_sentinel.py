@@ -20,6 +20,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from fogactors.app.program import role_context
 from fogactors.app.services import Embedded
 from fogactors.app.settings import ClusterSettings, Settings
+from fogactors.app.settings_users import DEFAULT_USERS, UserSettings
 from fogactors.bus import MemoryBroker
 from fogactors.core import ActorExited, ActorSystem, Backoff, SupervisorSpec, walk
 from fogactors.roles import node_sentinel
@@ -37,6 +38,7 @@ from fogactors.roles.sentinel.state import (
 from fogactors.testing import EventRecorder
 from fogactors.testing.kit import eventually
 from fogactors.wire import fog_topology
+from fogactors.wire.access import TAG
 
 pytestmark = pytest.mark.asyncio
 
@@ -61,7 +63,7 @@ case "$*" in
     [ "$name" != {node} ] || [ -e "$here/up" ] || {{ echo "Error: unable to perform an operation on node"; exit 69; }}
     cat "$here/status-$name" ;;
 *list_queues*) echo '[]' ;;
-*list_users*) echo '[{{"user":"guest"}}]' ;;
+*list_users*) cat "$here/users" 2>/dev/null || echo '[{{"user":"guest","tags":["administrator"]}}]' ;;
 esac
 """
 
@@ -94,7 +96,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, *nodes: str, **settings: Any) -> AsyncIterator[Stage]:
+async def stage(
+    folder: Path, *nodes: str, users: tuple[UserSettings, ...] = DEFAULT_USERS, **settings: Any
+) -> AsyncIterator[Stage]:
     """Nothing runs before `running`."""
     here = Stage(folder)
     tool = folder / "tool"
@@ -121,7 +125,7 @@ async def stage(folder: Path, *nodes: str, **settings: Any) -> AsyncIterator[Sta
             epmd_port=listener.extra(SocketAttribute.local_port),
             **{"reach_every_s": 0.1, "lease_s": 1.0, "stop_wait_s": 2.0, **settings},
         )
-        context = role_context(Settings(cluster=cluster), services)
+        context = role_context(Settings(cluster=cluster, users=users), services)
         here.sentinel = node_sentinel.sentinel_of(context, {"PATH": "/usr/bin:/bin"})
         tree = node_sentinel.tree(context, here.sentinel)
         here.tree = replace(tree, backoff=Backoff(first_s=0.05, max_s=0.1))
@@ -156,6 +160,38 @@ async def test_a_blank_node_begins_and_sets_up(tmp_path):
         order = [step for call in here.calls for step in steps if step in call]
         assert order == ["import_definitions", "delete_user", "import_definitions", "enable_feature_flag"]
         assert not (tmp_path / "data/.fog-definitions.json").exists()  # hashes of passwords do not lie around
+
+
+async def test_users_of_ours_that_are_in_no_settings_any_more_are_removed_and_nobody_elses(tmp_path):
+    users = {
+        "guest": ["administrator"],
+        "worker1": [TAG],
+        "gone": [TAG],
+        "was-admin": [TAG, "administrator"],
+        "somebody's": [],
+        "boss": ["administrator"],
+    }
+    (tmp_path / "users").write_text(json.dumps([{"user": name, "tags": tags} for name, tags in users.items()]))
+    known = replace(DEFAULT_USERS[3], password="secret")
+    async with stage(tmp_path, A, users=(known,)) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(SetupDone, what="users removed that are not in [users]: gone, was-admin")
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+        removed = [call.rpartition(" ")[2] for call in here.calls if "delete_user" in call]
+        assert removed == ["gone", "guest", "was-admin"]
+        first = next(step for call in here.calls for step in ("import_definitions", "delete_user") if step in call)
+        assert first == "import_definitions"  # a login that was renamed has its new name before the old one is gone
+
+
+async def test_settings_without_a_single_user_remove_none(tmp_path):
+    (tmp_path / "users").write_text(json.dumps([{"user": "worker1", "tags": [TAG]}]))
+    async with stage(tmp_path, A, users=DEFAULT_USERS) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+        assert any("list_users" in call for call in here.calls)
+        assert not any("delete_user" in call for call in here.calls)
 
 
 async def test_a_server_that_ends_by_itself_is_told_of_and_started_again(tmp_path):

@@ -11,6 +11,7 @@ from fogactors.wire import fog_topology
 from fogactors.wire.access import (
     ACCESS_ROLES,
     GRANTS,
+    TAG,
     Permissions,
     User,
     control_queue,
@@ -163,7 +164,7 @@ def test_definitions_hold_who_has_a_password_hashed_as_rabbitmq_does_it():
         user("operator", name="nobody", password=""),
     ]
     made = user_definitions(users, TIERS, "/fog")
-    assert [(each["name"], each["tags"]) for each in made["users"]] == [("w", []), ("boss", ["administrator"])]
+    assert [(each["name"], each["tags"]) for each in made["users"]] == [("w", [TAG]), ("boss", [TAG, "administrator"])]
     assert [each["user"] for each in made["permissions"]] == ["w", "boss"]
     assert {each["vhost"] for each in made["permissions"]} == {"/fog"}
     hashed = base64.b64decode(made["users"][0]["password_hash"])

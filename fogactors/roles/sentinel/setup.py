@@ -15,6 +15,7 @@ import anyio
 from fogactors.cluster.data import DataError, private_file
 from fogactors.core import Actor, StopRequested
 from fogactors.roles.sentinel.state import Sentinel, SetupDone
+from fogactors.wire.access import TAG
 
 __all__ = ["Setup"]
 
@@ -60,7 +61,7 @@ class Setup(Actor[Any]):
         if self._users_of is None:
             self._since = self.ctx.now()
             await self._import(queues=False)
-            await it.ctl.delete_user(DEFAULT_USER)
+            await self._remove_users()
             self._users_of = it.node
             it.fresh = False
             it.tell_changed()
@@ -75,6 +76,20 @@ class Setup(Actor[Any]):
             await self._import(queues=True)
             self._late_done = True
             self._done("topology, without the nodes that are missing")
+
+    async def _remove_users(self) -> None:
+        """RabbitMQ's own, and those of ours that are in `[users]` no more: their old passwords would open the broker
+        for ever. Settings that name nobody are no reason to remove all."""
+        ours = {user["name"] for user in self._it.definitions(False)["users"]}
+        gone: list[str] = []
+        for name, tags in sorted((await self._it.ctl.users()).items()):
+            if TAG in tags and ours and name not in ours:
+                gone.append(name)
+            elif name != DEFAULT_USER:
+                continue
+            await self._it.ctl.delete_user(name)
+        if gone:
+            self._done(f"users removed that are not in [users]: {', '.join(gone)}")
 
     async def _import(self, *, queues: bool) -> None:
         """By a file that only the server's account reads and that is gone afterwards: hashes of passwords are in it."""
