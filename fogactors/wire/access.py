@@ -155,7 +155,6 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
         read=(CONTROL, "metrics.node"),
         control=True,
         keys=_BEATS,
-        channels=(_CLUSTER_EVENTS,),
     ),
     "node-sentinel": Grant(
         write=(CONTROL, METRICS, RESULTS),

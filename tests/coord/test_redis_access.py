@@ -46,7 +46,7 @@ CLUSTER = LOOKS | {
 MAY = {
     "tier-executor": BEATS | ENDS | {"cancelled"},
     "dlq-reaper": BEATS | (ENDS - {"cancel"}) | LETTERS,
-    "metrics-sink": BEATS | NOTICES,
+    "metrics-sink": BEATS,
     "node-sentinel": BEATS | CLUSTER | NOTICES,
     "heartbeat": BEATS,
     "submitter": SUBMITS,

@@ -204,3 +204,9 @@ def test_several_roles_of_a_user_have_the_keys_of_each():
     words = redis_rules(user("tier-executor", "node-sentinel")).split()
     assert {"~fog:result:*", "~rabbitmq:node:*", "~fog:beats", "&fog:done:*", "&fog:cluster:events"} <= set(words)
     assert words.count("~fog:beats") == 1
+
+
+def test_only_who_tells_of_the_cluster_and_who_looks_after_it_may_do_so():
+    may = {role for role in ACCESS_ROLES if "&fog:cluster:events" in redis_rules(user(role)).split()}
+    assert may == {"node-sentinel", "operator"}
+    assert "&" not in redis_rules(user("metrics-sink"))  # whose port is open to all
