@@ -1,7 +1,8 @@
-"""A node's data directory, and two marks in it that outlive a crash of the sentinel.
+"""A node's data directory, and what in it outlives a crash of the sentinel: two marks and a number.
 
 `joining`: the node is about to become a member and has nothing yet that anybody could need, so what lies there is as
-good as nothing. `growing`: it is a member, and its queues do not have their replicas on it yet.
+good as nothing. `growing`: it is a member, and its queues do not have their replicas on it yet. The number is the
+data's incarnation, and goes where the data goes.
 """
 
 from __future__ import annotations
@@ -72,6 +73,28 @@ class DataDir:
         except OSError as error:
             raise _failed(error) from error
 
+    def incarnation(self) -> int:
+        """0: none, or none that can be read."""
+        try:
+            text = self._number.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError):
+            return 0
+        return int(text) if text.isdecimal() else 0
+
+    def begin(self, incarnation: int) -> None:
+        """The data is of this one from now on. On the disk when it returns."""
+        fresh = self._number.with_suffix(".new")
+        try:
+            self._base.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w", encoding="ascii") as file:
+                file.write(f"{incarnation}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(self._number)
+            self._sync()
+        except OSError as error:
+            raise _failed(error) from error
+
     def put_aside(self) -> None:
         """The node is blank afterwards. Renamed, not removed: it takes no time, and can be taken back by hand until
         the next time. Only on a word of the plan."""
@@ -96,9 +119,13 @@ class DataDir:
             raise _failed(error) from error
 
     def _files(self) -> list[Path]:
-        """The node's folder, and what RabbitMQ puts beside it."""
-        endings = ("", "-feature_flags", "-plugins-expand", ".pid")
+        """The node's folder, and what RabbitMQ and we put beside it."""
+        endings = ("", "-feature_flags", "-plugins-expand", ".pid", ".incarnation")
         return [path for ending in endings if (path := self._base / f"{self._node}{ending}").exists()]
+
+    @property
+    def _number(self) -> Path:
+        return self._base / f"{self._node}.incarnation"
 
     def _sync(self) -> None:
         folder = os.open(self._base, os.O_RDONLY)

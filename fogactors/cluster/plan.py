@@ -2,8 +2,9 @@
 
 A node that has data starts, whatever else is away: after a power cut in which the store stays dead the brokers must
 come up all the same. Only a blank node waits, because only it may do harm: as a cluster of its own, or as a voter that
-has forgotten what it had confirmed. The nodes are asked for the truth; the store tells of nothing but who is blank, and
-who of several blank nodes may begin.
+has forgotten what it had confirmed. So may one with data that is not its last, which is refused where the store knows
+of later data. The nodes are asked for the truth; the store tells of nothing else but who is blank, and who of several
+blank nodes may begin.
 
 Three actions cannot be taken back: `Bootstrap` makes a cluster, `ForgetThenJoin` takes a member out of one, and
 `WipeThenJoin` puts a node's data aside. Each has a function here that says what must be true (`_why_not_...`), and each
@@ -64,10 +65,12 @@ class Peer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
     """`master`: who holds the lease. `members` are what the store was told, and no reason to do anything: it may be
-    empty while the cluster lives, and name nodes that are no more."""
+    empty while the cluster lives, and name nodes that are no more. `incarnation`: of the data with which our node was
+    in the cluster last; 0: it knows of none."""
 
     master: str | None = None
     members: frozenset[str] = frozenset()
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,8 @@ class View:
 
     `failed`: with the data that it has the server ended by itself, or was not up in time. `members`, `running`: in the
     words of our own node, where it is up. `peers`: one for each other node; empty when nobody has looked, which a node
-    with data need not do before it starts. `store`: None while it is away.
+    with data need not do before it starts. `store`: None while it is away. `incarnation`: of our own data; 0: a version
+    that wrote none made it. Later ones are larger.
     """
 
     node: str
@@ -88,6 +92,7 @@ class View:
     running: frozenset[str] = frozenset()
     peers: tuple[Peer, ...] = ()
     store: Store | None = field(default_factory=Store)
+    incarnation: int = 0
 
     @property
     def up(self) -> tuple[Peer, ...]:
@@ -194,6 +199,8 @@ def _with_data(view: View) -> Action:
         return _wipe(view)
     if view.server == "starting":
         return Wait("the node boots with the data that it has", "node")
+    if view.store is not None and view.store.incarnation > view.incarnation:
+        return Refuse(_stale(view))
     return Start("it has its data")
 
 
@@ -273,6 +280,16 @@ def _wipe(view: View) -> WipeThenJoin:
 
 
 # -- what is wrong in a way that nothing here can mend
+
+
+def _stale(view: View) -> str:
+    """Its place was elsewhere meanwhile. As a voter it would have forgotten what the node confirmed there. Not put
+    aside: that the store says so is reason enough to start nothing, and none to take a volume away."""
+    host = view.node.rpartition("@")[2]
+    return (
+        f"its data is older than what {view.node} ran with last, on another host or volume, and has forgotten what was "
+        f"confirmed there; stop it, and remove this host's volume: `docker volume rm <stack>_{host}-data`"
+    )
 
 
 def _lives_elsewhere(view: View) -> str | None:

@@ -62,6 +62,7 @@ _LEVELS: Final[dict[str, Level]] = {
     "RequestDropped": "info",
     "RequestFailed": "warning",
     "ResultUnrecorded": "warning",
+    "StaleData": "error",
     "StoreAway": "warning",
     "SubscriberFailed": "error",
     "SupervisorEscalated": "error",

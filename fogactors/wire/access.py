@@ -160,7 +160,10 @@ GRANTS: Final[Mapping[AccessRole, Grant]] = {
         write=(CONTROL, METRICS, RESULTS),
         read=(CONTROL,),
         control=True,
-        keys=(*_BEATS, "rabbitmq:cluster:*", "rabbitmq:node:*", "fog:brokers", "fog:cluster:*", "fog:fence:*"),
+        keys=(
+            *(*_BEATS, "rabbitmq:cluster:*", "rabbitmq:node:*"),
+            *("fog:brokers", "fog:cluster:*", "fog:fence:*", "fog:incarnation:*"),
+        ),
         channels=(_CLUSTER_EVENTS,),
     ),
     "heartbeat": Grant(keys=_BEATS),

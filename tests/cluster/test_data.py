@@ -57,6 +57,35 @@ def test_what_is_put_aside_can_be_had_back(tmp_path):
     assert (tmp_path / "rabbit@ab" / "something").exists()
 
 
+def test_the_incarnation_goes_with_the_data(tmp_path):
+    filled(tmp_path, NODE)
+    data = DataDir(tmp_path, NODE)
+    assert data.incarnation() == 0
+
+    data.begin(7)
+    assert DataDir(tmp_path, NODE).incarnation() == 7
+    data.begin(8)
+    assert data.incarnation() == 8
+    assert DataDir(tmp_path, "rabbit@ab").incarnation() == 0
+
+    data.put_aside()
+    assert data.incarnation() == 0
+    assert DataDir(tmp_path / "fog-aside", NODE).incarnation() == 8
+
+    data.begin(9)
+    data.mark("joining")
+    data.clear_joining()
+    assert data.incarnation() == 0
+
+
+@pytest.mark.parametrize("text", ["", "seven", "-1", "\x00\x00"])
+def test_an_incarnation_that_cannot_be_read_is_none(tmp_path, text):
+    data = DataDir(tmp_path, NODE)
+    data.begin(7)
+    (tmp_path / f"{NODE}.incarnation").write_text(text)
+    assert data.incarnation() == 0
+
+
 def test_without_its_mark_nothing_is_cleared(tmp_path):
     filled(tmp_path, NODE, "rabbit@ab")
     data = DataDir(tmp_path, NODE)

@@ -98,6 +98,47 @@ TABLE: dict[str, tuple[View, type, str]] = {
         Start,
         "has its data",
     ),
+    # a place that moved to another host and came back to the volume that it had left
+    "stale, the others run with a later one": (
+        view(C, "kept", up(A, "abc", "ab"), up(B, "abc", "ab"), incarnation=1, store=Store(incarnation=2)),
+        Refuse,
+        "`docker volume rm <stack>_c-data`",
+    ),
+    "stale, nobody else runs": (
+        view(C, "kept", down(A), down(B), incarnation=1, store=Store(incarnation=2)),
+        Refuse,
+        "older than what rabbit@c ran with last",
+    ),
+    "stale, nobody has looked": (view(C, "kept", incarnation=1, store=Store(incarnation=2)), Refuse, "older"),
+    "stale, of a version that wrote none": (view(C, "kept", store=Store(incarnation=2)), Refuse, "older"),
+    "stale, Redis gone": (view(C, "kept", incarnation=1, store=None), Start, "has its data"),
+    "stale, Redis empty": (view(C, "kept", incarnation=1), Start, "has its data"),
+    "data of the last incarnation": (
+        view(C, "kept", incarnation=2, store=Store(incarnation=2)),
+        Start,
+        "has its data",
+    ),
+    "data later than Redis knows of, which was put back from a copy": (
+        view(C, "kept", incarnation=3, store=Store(incarnation=2)),
+        Start,
+        "has its data",
+    ),
+    "neither the data nor Redis has one": (view(C, "kept"), Start, "has its data"),
+    "stale, and it boots already": (
+        view(C, "kept", incarnation=1, store=Store(incarnation=2), server="starting"),
+        Wait,
+        "boots with the data",
+    ),
+    "stale, forgotten, and its start failed": (
+        view(C, "kept", up(A, "ab"), up(B, "ab"), incarnation=1, store=Store(incarnation=2), failed=True),
+        WipeThenJoin,
+        "forgotten",
+    ),
+    "stale no more, its volume was removed": (
+        view(C, "blank", up(A, "abc", "ab"), up(B, "abc", "ab"), store=Store(incarnation=2)),
+        ForgetThenJoin,
+        "lost its data",
+    ),
     # power cut of all three, started in any order
     "power cut, the first to come": (view(C, "kept", down(A), down(B)), Start, "has its data"),
     "power cut, one boots, the others are blank to the eye": (
@@ -289,7 +330,7 @@ def all_views() -> Iterator[View]:
     own = [("blank", "stopped", names(""), names("")), ("kept", "stopped", names(""), names(""))]
     own += [("kept", "up", names(members), names(running)) for members, running in (("a", "a"), ("abc", "a"))]
     own += [("kept", "up", names("abc"), names("abc")), ("kept", "starting", names(""), names(""))]
-    stores = (None, held_by(None), held_by(A), held_by(B), held_by(A, "abc"))
+    stores = (None, held_by(None), held_by(A), held_by(B), held_by(A, "abc"), Store(master=A, incarnation=2))
     for state, failed, store, b, c in itertools.product(own, (False, True), stores, peers_of(B), peers_of(C)):
         data, server, members, running = state
         yield View(
@@ -337,6 +378,7 @@ def test_what_is_never_done_whatever_it_sees():
                 assert len(via.running) >= majority(len(via.members))
             case Start():
                 assert seen.data == "kept"
+                assert seen.store is None or seen.store.incarnation <= seen.incarnation
             case _:
                 pass
     assert kinds == {Bootstrap, ForgetThenJoin, WipeThenJoin, Join, Start, Wait, Refuse, Ready}

@@ -16,6 +16,7 @@ from fogactors.coord import CLUSTER_MASTER, CLUSTER_STOPPING, Copy, Lease, Parke
 from fogactors.coord.redis import RedisCoord
 from fogactors.errors import CoordRefused, LeaseLost
 from fogactors.messages import Beat, DeadLetterFate, TaskResult
+from fogactors.roles.sentinel.incarnation import incarnation_key
 from fogactors.wire.access import ACCESS_ROLES, User
 from tests.coord.far import client
 from tests.coord.walled import AclRedis
@@ -31,16 +32,17 @@ RESULT = TaskResult(task_id="me-1", name="t", state="succeeded", finished=AT)
 CANCELLED = TaskResult(task_id="me-2", name="t", state="cancelled", finished=AT)
 NODE = "rabbit@rabbitmq1"
 EVENTS = "fog:cluster:events"
+INCARNATION = incarnation_key(NODE)
 
 BEATS = {"beat", "beats", "writer"}
 ENDS = {"record", "result", "cancel", "begin", "notify_done", "listen_done"}
 LETTERS = {"position", "apply", "mark", "get", "scan", "count", "sweep"}
 NOTICES = {"notify_events", "listen_events"}
 SUBMITS = ENDS | LETTERS | {"cancelled", "claim", "confirm"}
-LOOKS = {"cluster_members", "broker_beats", "holder", "holder_stopping"}
+LOOKS = {"cluster_members", "broker_beats", "holder", "holder_stopping", "incarnation"}
 CLUSTER = LOOKS | {
     *("acquire", "acquire_stopping", "renew", "release", "cluster_join", "cluster_leave", "expire_members"),
-    *("broker_beat", "broker_writer"),
+    *("broker_beat", "broker_writer", "incarnation_join", "incarnation_leave"),
 }
 
 MAY = {
@@ -112,6 +114,9 @@ def operations(coord: RedisCoord) -> dict[str, Callable[[], Awaitable[object]]]:
         "cluster_join": lambda: coord.cluster_join(NODE),
         "cluster_leave": lambda: lost(coord.cluster_leave(NODE, lease=lease)),
         "cluster_members": coord.cluster_members,
+        "incarnation": lambda: coord.members(INCARNATION),
+        "incarnation_join": lambda: coord.join(INCARNATION, "1"),
+        "incarnation_leave": lambda: coord.leave(INCARNATION, "1"),
         "expire_members": lambda: lost(coord.expire_members(lease, 0)),
         "broker_beat": lambda: coord.broker_beat(NODE, 1),
         "broker_beats": coord.broker_beats,

@@ -31,12 +31,14 @@ from fogactors.cluster.server import place_cookie
 from fogactors.coord.cluster import CLUSTER_MASTER
 from fogactors.core import Actor, StopRequested
 from fogactors.errors import CoordError, FogError
+from fogactors.roles.sentinel.incarnation import Incarnations
 from fogactors.roles.sentinel.state import (
     BrokerStarted,
     ClusterPlanned,
     ClusterRefused,
     ClusterSettled,
     Sentinel,
+    StaleData,
 )
 
 __all__ = ["Former", "NotFormed", "blank_lease"]
@@ -75,6 +77,8 @@ class Former(Actor[Any]):
         self._ended_at = float("-inf")
         self._own_status: Status | None = None
         self._doubts = 0
+        self._incarnations = Incarnations(sentinel.node, sentinel.data, sentinel.coord, sentinel.now)
+        self._last = 0
 
     async def run(self) -> None:
         place_cookie(self._it.config)
@@ -98,11 +102,13 @@ class Former(Actor[Any]):
         match action:
             case Bootstrap():
                 it.fresh = True
+                number = self._incarnations.next(self._last)
                 # Of a join that did not come to its end: half a member would begin, and be ended for its mark as one
                 # that did not find its cluster, each time anew.
                 it.data.clear_joining()
                 it.data.unmark("growing")
                 it.data.unmark("joining")  # the last: without it what lies there would be kept
+                it.data.begin(number)
                 await self._start()
                 return PACE_S
             case Start():
@@ -113,7 +119,9 @@ class Former(Actor[Any]):
             case Join(peer):
                 it.data.mark("joining")
                 it.data.mark("growing")
+                number = self._incarnations.next(self._last)
                 it.data.clear_joining()
+                it.data.begin(number)
                 await self._start(join=peer)
                 return PACE_S
             case ForgetThenJoin(peer):
@@ -163,6 +171,7 @@ class Former(Actor[Any]):
             running=own.running if own else frozenset(),
             peers=peers,
             store=store,
+            incarnation=it.data.incarnation(),
         )
 
     async def _own(self) -> tuple[Any, Status | None, bool]:
@@ -221,8 +230,10 @@ class Former(Actor[Any]):
 
     async def _store(self, peers: tuple[Peer, ...], data: str, server: str) -> Store | None:
         it = self._it
-        if data == "kept" or server != "stopped":
+        if server != "stopped":
             return Store()  # nothing hangs on it
+        if data == "kept":
+            return Store(incarnation=await self._incarnations.last_heard())
         try:
             with anyio.fail_after(STORE_S):
                 if not any(peer.reach == "up" for peer in peers):
@@ -230,6 +241,7 @@ class Former(Actor[Any]):
                 elif it.master is not None:  # there is a cluster, whose members look after it
                     await it.coord.release(it.master)
                     it.master = None
+                self._last = await self._incarnations.last()
                 return Store(master=await it.coord.holder(CLUSTER_MASTER), members=await it.coord.cluster_members())
         except (CoordError, TimeoutError):
             it.master = None
@@ -274,6 +286,9 @@ class Former(Actor[Any]):
             members = tuple(sorted(own.members))
             self.ctx.emit(ClusterSettled(at=it.now(), broker=it.node, members=members, missing=missing))
             it.tell_changed()
+        number = it.data.incarnation()
+        if later := await self._incarnations.keep():
+            self.ctx.emit(StaleData(at=it.now(), broker=it.node, own=number, known=later))
         if it.data.marked("growing"):  # after a failure it is done again: it hinders nobody meanwhile
             [vhost] = it.definitions(False)["vhosts"]
             await it.ctl.grow(vhost["name"])

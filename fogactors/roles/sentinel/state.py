@@ -30,6 +30,7 @@ __all__ = [
     "ClusterSettled",
     "Sentinel",
     "SetupDone",
+    "StaleData",
     "StopTurn",
     "StoreAway",
 ]
@@ -65,6 +66,16 @@ class ClusterSettled(_Told):
 
     members: tuple[str, ...]
     missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaleData(_Told):
+    """The node has settled with data that is older than what Redis knows of, which said nothing when it was started: a
+    voter that had forgotten what it confirmed elsewhere, so confirmed messages may be lost. `own`, `known`: their
+    incarnations; the node's data is its last from now on."""
+
+    own: int
+    known: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
