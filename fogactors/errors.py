@@ -17,6 +17,7 @@ __all__ = [
     "ActorDead",
     "AskTimeout",
     "MailboxFull",
+    "NoSuchChild",
     "StartFailed",
     "RestartIntensityExceeded",
     "ChildStuckError",
@@ -94,6 +95,10 @@ class AskTimeout(ActorError):
 
 class MailboxFull(ActorError):
     """The mailbox is full and its overflow policy is to refuse."""
+
+
+class NoSuchChild(ActorError):
+    """The supervisor has no such child (any more)."""
 
 
 class StartFailed(ActorError):

@@ -18,7 +18,15 @@ from fogactors.core.events import (
 from fogactors.core.intensity import Backoff, Intensity
 from fogactors.core.mailbox import Overflow
 from fogactors.core.ref import Ask, Ref
-from fogactors.core.requests import ChildInfo, DeleteChild, RestartChild, StartChild, StopChild, WhichChildren
+from fogactors.core.requests import (
+    ChildInfo,
+    DeleteChild,
+    RemoveChild,
+    RestartChild,
+    StartChild,
+    StopChild,
+    WhichChildren,
+)
 from fogactors.core.spec import (
     CANCEL_GRACE_S,
     ChildSpec,
@@ -59,6 +67,7 @@ __all__ = [
     "ChildInfo",
     "DeleteChild",
     "Node",
+    "RemoveChild",
     "RestartChild",
     "StartChild",
     "StopChild",

@@ -41,9 +41,13 @@ class StopRequested(Exception):
 class Context(Generic[M]):
     """An incarnation's place in the tree: its own ref, its neighbours, the clock, timers and events."""
 
-    __slots__ = ("_stop", "_timers", "incarnation", "mailbox", "ref", "system")
+    __slots__ = ("_stop", "_timers", "incarnation", "is_restart", "mailbox", "ref", "system")
 
-    def __init__(self, ref: Ref[M], mailbox: Mailbox, incarnation: int, system: ActorSystem) -> None:
+    def __init__(
+        self, ref: Ref[M], mailbox: Mailbox, incarnation: int, system: ActorSystem, *, is_restart: bool = False
+    ) -> None:
+        self.is_restart = is_restart
+        """Started by a supervisor that restarts it, itself or what it is part of; nobody waits for that."""
         self.ref = ref
         self.mailbox = mailbox
         self.incarnation = incarnation

@@ -46,7 +46,15 @@ class Incarnation:
         "system",
     )
 
-    def __init__(self, spec: ChildSpec | SupervisorSpec, ref: Ref[Any], number: int, system: ActorSystem) -> None:
+    def __init__(
+        self,
+        spec: ChildSpec | SupervisorSpec,
+        ref: Ref[Any],
+        number: int,
+        system: ActorSystem,
+        *,
+        is_restart: bool = False,
+    ) -> None:
         self.spec = spec
         self.ref = ref
         self.number = number
@@ -59,7 +67,7 @@ class Incarnation:
         self.exit: Exit | None = None
         self.actor: Actor[Any] | None = None
         mailbox = Mailbox(ref.path, spec.mailbox, spec.overflow, system.new_waiter, self._overflowed)
-        self.context: Context[Any] = Context(ref, mailbox, number, system)
+        self.context: Context[Any] = Context(ref, mailbox, number, system, is_restart=is_restart)
 
     async def run(self, on_exit: Callable[[Incarnation], None]) -> None:
         """Live and tell `on_exit`. Raises nothing but a cancellation from outside, and that only before it is up."""

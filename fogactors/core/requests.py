@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from fogactors.core.ref import Ref
     from fogactors.core.spec import ChildSpec, SupervisorSpec
 
-__all__ = ["ChildInfo", "DeleteChild", "RestartChild", "StartChild", "State", "StopChild", "WhichChildren"]
+__all__ = [
+    "ChildInfo",
+    "DeleteChild",
+    "RemoveChild",
+    "RestartChild",
+    "StartChild",
+    "State",
+    "StopChild",
+    "WhichChildren",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,7 @@ class StartChild:
 @dataclass(frozen=True, slots=True)
 class StopChild:
     """Stop a child for good (unless a sibling's failure restarts all). Its spec stays, for `RestartChild`; a
-    `temporary` child's spec goes. Raises `ActorError` for an unknown id, `ChildStuckError`."""
+    `temporary` child's spec goes. Raises `NoSuchChild`, `ChildStuckError`."""
 
     id: str
 
@@ -39,6 +48,17 @@ class DeleteChild:
     """Forget the spec of a child that is stopped. Raises `ActorError`."""
 
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveChild:
+    """Stop a child and forget it. Unlike `StopChild` and `DeleteChild` it is one step: from here on nothing starts the
+    child again, whatever fails while it stops. And the supervisor does not wait for it: it hears of exits meanwhile,
+    and several that are removed come to their end at the same time. `spec`: only a child that was made of this very
+    one. Raises `NoSuchChild`, `ChildStuckError`."""
+
+    id: str
+    spec: ChildSpec | SupervisorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from fogactors.core.intensity import Backoff, Intensity
 from fogactors.core.mailbox import Overflow
 from fogactors.errors import SpecError
 
-__all__ = ["CANCEL_GRACE_S", "ChildSpec", "Exceeded", "Restart", "Strategy", "SupervisorSpec", "walk"]
+__all__ = ["CANCEL_GRACE_S", "ChildSpec", "ComesBack", "Exceeded", "Restart", "Strategy", "SupervisorSpec", "walk"]
 
 Restart = Literal["permanent", "transient", "temporary"]
 """`permanent`: always. `transient`: only after a failure. `temporary`: never, and its spec is forgotten when it
@@ -23,6 +23,11 @@ Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Exceeded = Literal["escalate", "pause"]
 """Past the restart intensity: stop the children and fail; or wait (longer each time) and try again, for links to the
 outside: a broker that is down is weather, not a bug."""
+
+ComesBack = Literal["whole", "at_once"]
+"""A supervisor that is restarted is up when all its children are, and one that does not come up fails it; or it is up
+at once, and such a child is tried again like any that fails, so that what starts behind the supervisor need not wait
+for it. Its first start is whole in either case: whoever asked for that is told what does not come up."""
 
 CANCEL_GRACE_S = 2.0
 """Seconds between cancelling a child and calling it stuck."""
@@ -70,6 +75,7 @@ class SupervisorSpec:
     exceeded: Exceeded = "escalate"
     backoff: Backoff = field(default_factory=Backoff)
     restart: Restart = "permanent"
+    comes_back: ComesBack = "whole"
 
     overflow: Overflow = field(default="block", init=False)
     mailbox: int = field(default=1000, init=False)
@@ -123,6 +129,8 @@ def _problem(spec: ChildSpec | SupervisorSpec) -> str | None:
             return f"strategy must be one of {', '.join(get_args(Strategy))}, got {spec.strategy!r}"
         if spec.exceeded not in get_args(Exceeded):
             return f"exceeded must be one of {', '.join(get_args(Exceeded))}, got {spec.exceeded!r}"
+        if spec.comes_back not in get_args(ComesBack):
+            return f"comes_back must be one of {', '.join(get_args(ComesBack))}, got {spec.comes_back!r}"
         ids = [child.id for child in spec.children]
         twice = next((id_ for id_ in ids if ids.count(id_) > 1), None)
         return f"two children have the id {twice!r}" if twice else None

@@ -8,51 +8,36 @@ suture: one loop, one mailbox, typed events.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from fogactors.core.actor import STOP, Actor, StopRequested
+from fogactors.core.child import Child, Exited, Stuck, TryAgain
 from fogactors.core.events import ChildStuck, Exit, RestartFailed, SupervisorEscalated, SupervisorPaused
 from fogactors.core.incarnation import Incarnation
 from fogactors.core.ref import Ask, Ref
-from fogactors.core.requests import ChildInfo, DeleteChild, RestartChild, StartChild, State, StopChild, WhichChildren
+from fogactors.core.requests import (
+    ChildInfo,
+    DeleteChild,
+    RemoveChild,
+    RestartChild,
+    StartChild,
+    StopChild,
+    WhichChildren,
+)
 from fogactors.core.spec import ChildSpec, SupervisorSpec, validate, walk
-from fogactors.core.timers import Timer
-from fogactors.errors import ActorError, ChildStuckError, RestartIntensityExceeded, SpecError, StartFailed
+from fogactors.errors import (
+    ActorError,
+    ChildStuckError,
+    NoSuchChild,
+    RestartIntensityExceeded,
+    SpecError,
+    StartFailed,
+)
 
-__all__ = ["Child", "Supervisor"]
-
-
-@dataclass(slots=True)
-class Child:
-    """A place in a supervisor. `restarts` counts incarnations after the first that came up here; `pauses` those waits
-    in a row that did not help; `again` is the restart that is due; `slow`: its pace does not count, but ours."""
-
-    spec: ChildSpec | SupervisorSpec
-    ref: Ref[Any]
-    state: State = "stopped"
-    incarnation: Incarnation | None = None
-    restarts: int = -1
-    up_since: float | None = None
-    pauses: int = 0
-    again: Timer | None = None
-    slow: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Exited:
-    incarnation: Incarnation
-
-
-@dataclass(frozen=True, slots=True)
-class _TryAgain:
-    """The message to self: restart this child, whose last restart failed or was put off."""
-
-    child: Child
-    after_pause: bool
+__all__ = ["Supervisor"]
 
 
 class Supervisor(Actor[Any]):
@@ -74,9 +59,13 @@ class Supervisor(Actor[Any]):
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    for child in self.children:
-                        await self._start(child)
-                    up()
+                    if self.spec.comes_back == "at_once" and self.ctx.is_restart:
+                        up()
+                        await self._come_back()
+                    else:
+                        for child in self.children:
+                            await self._start(child, again=self.ctx.is_restart)
+                        up()
                     await self.run()
                 except Exception as error:
                     failure = error  # out of the group by hand, or it would come out wrapped in an ExceptionGroup
@@ -85,7 +74,7 @@ class Supervisor(Actor[Any]):
                     # a stop, a failure, or a cancellation of the whole tree.
                     with anyio.CancelScope(shield=True):
                         self.ctx.leave("stopping")
-                        for child in reversed(self.children):
+                        for child in reversed(tuple(self.children)):  # a copy: who is removed leaves the list
                             await self._stop(child)
         finally:
             del self.ctx.system.supervisors[self.ctx.path]
@@ -96,11 +85,14 @@ class Supervisor(Actor[Any]):
         while True:
             message = await self.ctx.mailbox.get()
             match message:
-                case _Exited(incarnation):
+                case Exited(incarnation):
                     await self._exited(incarnation)
-                case _TryAgain(child, after_pause):
+                case TryAgain(child, after_pause):
                     if child.state == "restarting" and child in self.children:
                         await (self._restart(child) if after_pause else self._restart_or_give_up(child))
+                case Stuck(child, incarnation, waited_s):
+                    if child.incarnation is incarnation and child.state == "stopping":
+                        self._give_up_on(child, waited_s)
                 case Ask():
                     await self._answer(message)
                 case _ if message is STOP:
@@ -112,17 +104,23 @@ class Supervisor(Actor[Any]):
         if self._waiting_for_start is not None:
             self._waiting_for_start.cancel()
 
+    def give_up_start(self) -> None:
+        """From outside: whoever asked for our start waits no more. Does nothing once we are up."""
+        if not self.ctx.ref.is_alive:
+            self.ctx.request_stop()
+            self.interrupt()
+
     # -- exits and restarts
 
     async def _exited(self, incarnation: Incarnation) -> None:
         child = next((each for each in self.children if each.incarnation is incarnation), None)
-        if child is None or child.state not in ("running", "stuck"):
+        if child is None or not (child.removed or child.state in ("running", "stuck")):
             return  # we stopped it ourselves, or it never came up: dealt with where that happened
         was_stuck = child.state == "stuck"
         failed = incarnation.exit is not None and incarnation.exit.is_failure
         child.state = "stopped"
         child.incarnation = None
-        if child.spec.restart == "temporary":
+        if child.removed or child.spec.restart == "temporary":
             self._forget(child)
         elif not was_stuck and (child.spec.restart == "permanent" or failed):
             await self._restart_or_give_up(child)
@@ -163,7 +161,7 @@ class Supervisor(Actor[Any]):
     def _try_again(self, child: Child, delay_s: float, *, after_pause: bool = False) -> None:
         """By a timer also when that is at once: the message must not overtake the questions that wait already."""
         child.state = "restarting"
-        message = _TryAgain(child, after_pause)
+        message = TryAgain(child, after_pause)
         child.again = self.ctx.system.timers.call_at(
             self.ctx.now() + delay_s, lambda: self.ctx.mailbox.put_system(message)
         )
@@ -172,27 +170,39 @@ class Supervisor(Actor[Any]):
         affected = self._affected(child)
         await self._stop_all(affected)
         for each in affected:
+            if each.removed:
+                continue  # it has ended, and is forgotten
             if each.spec.restart == "temporary":
                 self._forget(each)  # never restarted, not even for a sibling's sake
-                continue
-            try:
-                await self._start(each)
-            except StartFailed as failed:
-                error = failed.__cause__ or failed
-                slow = isinstance(each.spec, ChildSpec) and isinstance(error, each.spec.slow_after)
-                if slow != each.slow:  # another trouble than before, with waits of its own
-                    each.slow, each.pauses = slow, 0
-                self.ctx.emit(
-                    RestartFailed(
-                        path=each.ref.path,
-                        at=self.ctx.now(),
-                        incarnation=self.ctx.system.incarnations.get(each.ref.path, 0),
-                        error=error,
-                        pauses=each.pauses,
-                    )
-                )
-                self._try_again(each, 0.0)
+            elif not await self._start_or_try_again(each):
                 return
+
+    async def _come_back(self) -> None:
+        """Start the children when we are up already: one that does not come up is one that failed."""
+        for child in tuple(self.children):
+            if not await self._start_or_try_again(child) and self.spec.strategy != "one_for_one":
+                return  # it is tried again together with those behind it, or with all
+
+    async def _start_or_try_again(self, child: Child) -> bool:
+        try:
+            await self._start(child, again=True)
+        except StartFailed as failed:
+            error = failed.__cause__ or failed
+            slow = isinstance(child.spec, ChildSpec) and isinstance(error, child.spec.slow_after)
+            if slow != child.slow:  # another trouble than before, with waits of its own
+                child.slow, child.pauses = slow, 0
+            self.ctx.emit(
+                RestartFailed(
+                    path=child.ref.path,
+                    at=self.ctx.now(),
+                    incarnation=self.ctx.system.incarnations.get(child.ref.path, 0),
+                    error=error,
+                    pauses=child.pauses,
+                )
+            )
+            self._try_again(child, 0.0)
+            return False
+        return True
 
     def _affected(self, child: Child) -> list[Child]:
         """Who is restarted with it, in start order."""
@@ -210,14 +220,14 @@ class Supervisor(Actor[Any]):
     def _place(self, spec: ChildSpec | SupervisorSpec) -> Child:
         return Child(spec, self.ctx.system.ref(f"{self.ctx.path}/{spec.id}"))
 
-    async def _start(self, child: Child) -> None:
-        """Raises `StartFailed` from the reason; `ChildStuckError`; `StopRequested` when we are asked to stop
-        meanwhile."""
+    async def _start(self, child: Child, *, again: bool = False) -> None:
+        """`again`: as a restart. Raises `StartFailed` from the reason; `ChildStuckError`; `StopRequested` when we are
+        asked to stop meanwhile."""
         if self.ctx.stop_requested:
             raise StopRequested
         spec, system = child.spec, self.ctx.system
         number = system.incarnations[child.ref.path] = system.incarnations.get(child.ref.path, 0) + 1
-        incarnation = child.incarnation = Incarnation(spec, child.ref, number, system)
+        incarnation = child.incarnation = Incarnation(spec, child.ref, number, system, is_restart=again)
         child.state = "starting"
         child.up_since = None
         child.ref.unbind("starting")
@@ -253,6 +263,8 @@ class Supervisor(Actor[Any]):
         if incarnation is None:
             child.state = "stopped"
             child.ref.unbind("stopped")
+            if child.removed:
+                self._forget(child)
             return True
         if child.state == "stuck":
             return incarnation.done.is_set()  # it had its time, and whoever waits for us has no more than that
@@ -260,13 +272,20 @@ class Supervisor(Actor[Any]):
         began = self.ctx.now()
         if await incarnation.stop():
             child.state, child.incarnation = "stopped", None
+            if child.removed:
+                self._forget(child)
             return True
-        child.state = "stuck"
-        self.ctx.emit(ChildStuck(path=child.ref.path, at=self.ctx.now(), waited_s=self.ctx.now() - began))
+        self._give_up_on(child, self.ctx.now() - began)
         return False
 
+    def _give_up_on(self, child: Child, waited_s: float) -> None:
+        child.state = "stuck"
+        self.ctx.emit(ChildStuck(path=child.ref.path, at=self.ctx.now(), waited_s=waited_s))
+        for ask in child.removers:
+            ask.fail(ChildStuckError(f"{child.ref.path} was cancelled and did not end"))
+
     def _heard_exit(self, incarnation: Incarnation) -> None:
-        self.ctx.mailbox.put_system(_Exited(incarnation))
+        self.ctx.mailbox.put_system(Exited(incarnation))
 
     # -- requests at run time
 
@@ -274,6 +293,9 @@ class Supervisor(Actor[Any]):
         if ask.abandoned:
             return
         try:
+            if isinstance(ask.message, RemoveChild):
+                await self._remove(ask, ask.message)
+                return
             answer = await self._do(ask.message)
         except (ActorError, SpecError) as error:
             ask.fail(error)  # a wrong request is the asker's problem, not the tree's
@@ -293,7 +315,7 @@ class Supervisor(Actor[Any]):
                 child = self._child(id_)
                 if not await self._stop(child):
                     raise ChildStuckError(f"{child.ref.path} was cancelled and did not end")
-                if child.spec.restart == "temporary":
+                if child.spec.restart == "temporary" and not child.removed:
                     self._forget(child)
                 return None
             case RestartChild(id_):
@@ -319,18 +341,43 @@ class Supervisor(Actor[Any]):
             raise
         return child.ref
 
+    async def _remove(self, ask: Ask, request: RemoveChild) -> None:
+        """Begin it; the answer is given when the child is forgotten."""
+        child = self._child(request.id)
+        if request.spec is not None and child.spec is not request.spec:
+            raise NoSuchChild(f"{child.ref.path} is another child of that id")
+        child.removers.append(ask)
+        if child.removed and child.state == "stopping":
+            return  # we wait for it already
+        child.removed = True
+        if child.incarnation is None:
+            await self._stop(child)
+        elif child.state == "stuck":
+            ask.fail(ChildStuckError(f"{child.ref.path} was cancelled and did not end"))
+        else:
+            child.state = "stopping"
+            self._tasks.start_soon(self._see_off, child, child.incarnation, name=f"{child.ref.path} removed")
+
+    async def _see_off(self, child: Child, incarnation: Incarnation) -> None:
+        """Beside our loop. That it ended the loop hears as of any exit."""
+        began = self.ctx.now()
+        if not await incarnation.stop():
+            self.ctx.mailbox.put_system(Stuck(child, incarnation, self.ctx.now() - began))
+
     def _forget(self, child: Child) -> None:
         self.children.remove(child)
         numbers = self.ctx.system.incarnations
         for path, _ in walk(child.spec, self.ctx.path):
             numbers.pop(path, None)
+        for ask in child.removers:
+            ask.answer(None)
 
     def _child(self, id_: str) -> Child:
         for child in self.children:
             if child.spec.id == id_:
                 return child
         known = ", ".join(child.spec.id for child in self.children) or "none"
-        raise ActorError(f"{self.ctx.path} has no child {id_!r}; it has: {known}")
+        raise NoSuchChild(f"{self.ctx.path} has no child {id_!r}; it has: {known}")
 
     def _stopped_child(self, id_: str) -> Child:
         child = self._child(id_)

@@ -321,6 +321,7 @@ async def test_a_wrong_spec_is_refused_before_anything_starts(tree, script, chil
         ({"strategy": "all"}, "root: strategy must be one of one_for_one, one_for_all, rest_for_one, got 'all'"),
         ({"exceeded": "ignore"}, "root: exceeded must be one of escalate, pause, got 'ignore'"),
         ({"restart": "never"}, "root: restart must be one of"),
+        ({"comes_back": "soon"}, "root: comes_back must be one of whole, at_once, got 'soon'"),
     ],
 )
 async def test_a_wrong_policy_is_refused(tree, policy, problem):

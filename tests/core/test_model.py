@@ -15,6 +15,7 @@ from fogactors.core import (
     ChildStuck,
     DeleteChild,
     Intensity,
+    RemoveChild,
     RestartChild,
     RestartFailed,
     StartChild,
@@ -37,6 +38,7 @@ COMMANDS = st.sampled_from(
         "slow start",
         "add",
         "remove",
+        "remove at once",
         "restart",
         "delete",
     ]
@@ -64,6 +66,7 @@ def branches(children):
             "exceeded": st.sampled_from(["escalate", "pause"]),
             "intensity": st.builds(Intensity, st.integers(0, 3), st.sampled_from([0.5, 5.0])),
             "restart": RESTARTS,
+            "comes_back": st.sampled_from(["whole", "at_once"]),
         }
     )
     return st.builds(Shape, children=st.lists(children, min_size=1, max_size=3), policy=policy)
@@ -160,6 +163,9 @@ class World:
                     await self.system.ref(at).ask(StartChild(self.script.child(new, shutdown_s=1)), timeout=20)
                 case "remove":
                     await parent.ask(StopChild(id_), timeout=20)
+                case "remove at once":
+                    with anyio.move_on_after(0.1):  # it goes on, and the play too
+                        await parent.ask(RemoveChild(id_), timeout=20)
                 case "restart":
                     await parent.ask(RestartChild(id_), timeout=20)
                     self.by_hand.add((ref.path, self.system.incarnations[ref.path]))
@@ -204,12 +210,12 @@ class World:
 
     def check_intensity(self):
         """Restarts and tries of them in any window, of all that escalate and restart one by one (elsewhere one decision
-        restarts several). An event is as late as its start was slow, so it tells the time of the decision only where no
-        start was."""
+        restarts several, and what comes back behind its supervisor is none). An event is as late as its start was slow,
+        so it tells the time of the decision only where no start was."""
         if self.slow:
             return
         for path, spec in supervisors(self.spec):
-            if spec.exceeded == "pause" or spec.strategy != "one_for_one":
+            if (spec.exceeded, spec.strategy, spec.comes_back) != ("escalate", "one_for_one", "whole"):
                 continue
             done, is_up = [], False
             for event in self.recorder.events:

@@ -4,17 +4,21 @@ import anyio
 import pytest
 
 from fogactors.core import (
+    ActorStarted,
+    Backoff,
     ChildSpec,
     DeleteChild,
+    Intensity,
     Node,
+    RemoveChild,
     RestartChild,
     StartChild,
     StopChild,
     SupervisorSpec,
     WhichChildren,
 )
-from fogactors.errors import ActorError, SpecError, StartFailed
-from fogactors.testing import Crash, ScriptedChild
+from fogactors.errors import ActorError, ChildStuckError, NoSuchChild, SpecError, StartFailed
+from fogactors.testing import Crash, ScriptedChild, Shield
 
 
 @pytest.mark.every_loop
@@ -46,7 +50,9 @@ async def test_the_life_of_a_dynamic_child(tree, script):
             StartFailed,
             "root/x did not come up: failed: Scr",
         ),
-        (lambda script: StopChild("x"), ActorError, "root has no child 'x'; it has: a"),
+        (lambda script: StopChild("x"), NoSuchChild, "root has no child 'x'; it has: a"),
+        (lambda script: RemoveChild("x"), NoSuchChild, "root has no child 'x'; it has: a"),
+        (lambda script: RemoveChild("a", script.child("b")), NoSuchChild, "root/a is another child of that id"),
         (lambda script: RestartChild("a"), ActorError, "root/a is running; stop it first"),
         (lambda script: RestartChild("x"), ActorError, "root has no child 'x'"),
         (lambda script: DeleteChild("a"), ActorError, "root/a is running; stop it first"),
@@ -119,6 +125,118 @@ async def test_a_request_during_a_stop_is_answered(tree, script):
             await tree.stop(tree.root)
         assert errors == ["root was stopped meanwhile"]
         assert anyio.current_time() == pytest.approx(1, abs=0.01)
+
+
+async def test_a_start_of_a_supervisor_can_be_given_up_until_it_is_up(tree, script):
+    async with tree:
+        await tree.grow(script.child("a"))
+        spec = SupervisorSpec(id="s", children=(script.child("quick"), script.child("slow", start_takes_s=9)))
+        async with anyio.create_task_group() as starting:
+
+            async def start():
+                with pytest.raises(StartFailed, match="root/s did not come up: stopped"):
+                    await tree.root.ask(StartChild(spec), timeout=30)
+
+            starting.start_soon(start)
+            await anyio.sleep(1)
+            tree.supervisors["root/s"].give_up_start()
+        assert anyio.current_time() == pytest.approx(1, abs=0.01)
+        assert await tree.states() == {"a": "running"}
+        assert script.ids("stopped") == ["quick"]
+        await tree.root.ask(StartChild(spec), timeout=30)
+        tree.supervisors["root/s"].give_up_start()
+        await anyio.sleep(1)
+        assert await tree.states() == {"a": "running", "s": "running"}
+
+
+class TestRemove:
+    """In one step: whatever fails while it stops, it does not come back; and nobody waits for it but who asked."""
+
+    @pytest.mark.every_loop
+    async def test_what_is_removed_is_stopped_and_forgotten(self, tree, script):
+        async with tree:
+            spec = script.child("b")
+            await tree.grow(script.child("a"))
+            await tree.root.ask(StartChild(spec))
+            await tree.root.ask(RemoveChild("b", spec))
+            assert script.ids("stopped") == ["b"]
+            assert await tree.states() == {"a": "running"}
+            await tree.root.ask(StartChild(script.child("b")))
+            assert script.journal[-1] == ("started", "root/b", 1)
+
+    async def test_it_may_be_stopped_or_paused_already(self, tree, script):
+        async with tree:
+            pausing = {"exceeded": "pause", "intensity": Intensity(0, 5), "backoff": Backoff(30, 30)}
+            await tree.grow(script.child("a"), script.child("b"), **pausing)
+            await tree.root.ask(StopChild("a"))
+            await tree["b"].tell(Crash())
+            await anyio.sleep(1)
+            assert await tree.states() == {"a": "stopped", "b": "restarting"}
+            for id_ in "ab":
+                await tree.root.ask(RemoveChild(id_))
+            await anyio.sleep(60)
+            assert await tree.states() == {}
+            assert script.ids("started") == ["a", "b"]
+
+    async def test_several_take_their_time_at_the_same_time_and_the_supervisor_goes_on(self, tree, script):
+        async with tree:
+            await tree.grow(script.child("x"), *(script.child(each, stop_takes_s=2) for each in "abc"))
+            async with anyio.create_task_group() as removing:
+                for each in "abca":  # one of them twice: both are told
+                    removing.start_soon(tree.root.ask, RemoveChild(each))
+                await anyio.sleep(1)
+                assert await tree.states() == {"x": "running", "a": "stopping", "b": "stopping", "c": "stopping"}
+                await tree["x"].tell(Crash())
+                await tree.recorder.wait_for(ActorStarted, path="root/x", incarnation=2, timeout=0.5)
+            assert anyio.current_time() == pytest.approx(2, abs=0.01)
+            assert await tree.states() == {"x": "running"}
+
+    @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+    async def test_a_siblings_failure_meanwhile_does_not_bring_it_back(self, tree, script, strategy):
+        async with tree:
+            children = (script.child("link"), script.child("a", stop_takes_s=2), script.child("b"))
+            await tree.grow(*children, strategy=strategy)
+            async with anyio.create_task_group() as removing:
+                removing.start_soon(tree.root.ask, RemoveChild("a"))
+                await anyio.sleep(1)
+                await tree["link"].tell(Crash())
+                await tree.recorder.wait_for(ActorStarted, path="root/b", incarnation=2, timeout=5)
+            assert await tree.states() == {"link": "running", "b": "running"}
+            assert script.ids("started") == ["link", "a", "b", "link", "b"]
+            assert script.ids("stopped") == ["link", "b", "a"]
+
+    async def test_its_own_failure_meanwhile_does_not_bring_it_back(self, tree, script):
+        async with tree:
+            await tree.grow(script.child("a", stop_takes_s=2), script.child("b"))
+            async with anyio.create_task_group() as removing:
+                removing.start_soon(tree.root.ask, RemoveChild("a"))
+                await anyio.sleep(1)
+                (life,) = [each for each in tree.supervisors["root"].children if each.spec.id == "a"]
+                life.incarnation.kill()
+            await anyio.sleep(10)
+            assert await tree.states() == {"b": "running"}
+            assert script.ids("started") == ["a", "b"]
+
+    async def test_one_that_does_not_end_is_stuck_and_forgotten_when_it_does(self, tree, script):
+        async with tree:
+            await tree.grow(script.child("a", shutdown_s=1), script.child("b"))
+            await tree["a"].tell(Shield())
+            await anyio.sleep(0.1)
+            for _ in range(2):
+                with pytest.raises(ChildStuckError, match="root/a was cancelled and did not end"):
+                    await tree.root.ask(RemoveChild("a"))
+                assert await tree.states() == {"a": "stuck", "b": "running"}
+            script.release()
+            await anyio.sleep(0.1)
+            assert await tree.states() == {"b": "running"}
+            assert script.ids("started") == ["a", "b"]
+
+    async def test_who_asked_is_told_also_when_the_whole_tree_stops_meanwhile(self, tree, script):
+        async with anyio.create_task_group() as removing, tree:
+            await tree.grow(script.child("a", stop_takes_s=2), script.child("b"))
+            removing.start_soon(tree.root.ask, RemoveChild("a"), 100)
+            await anyio.sleep(1)
+        assert anyio.current_time() == pytest.approx(2, abs=0.01)
 
 
 async def test_tree_shows_state_restarts_and_queue(tree, script):

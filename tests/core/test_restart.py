@@ -14,13 +14,14 @@ from fogactors.core import (
     Intensity,
     RestartChild,
     RestartFailed,
+    StartChild,
     StopChild,
     SupervisorEscalated,
     SupervisorPaused,
     SupervisorSpec,
     WhichChildren,
 )
-from fogactors.errors import ActorDead, RestartIntensityExceeded
+from fogactors.errors import ActorDead, RestartIntensityExceeded, StartFailed
 from fogactors.testing import Crash, Hang, Return, ScriptedError
 
 
@@ -340,6 +341,81 @@ class TestPause:
             assert script.ids("stopped", before) == ["b", "c", "a"]
             await anyio.sleep(1)
             assert script.ids("started", before) == ["a", "b", "c"]
+
+
+class TestComesBack:
+    """`comes_back="at_once"`: a supervisor that is restarted is up, whether or not its children can come up."""
+
+    @staticmethod
+    def branch(script, *ids, **policy):
+        policy = {"comes_back": "at_once", "exceeded": "pause", "backoff": Backoff(1, 1, jitter=0), **policy}
+        return SupervisorSpec(id=f"with-{ids[0]}", children=tuple(map(script.child, ids)), **policy)
+
+    async def test_what_cannot_come_up_keeps_nothing_behind_it_down(self, tree, script):
+        async with tree:
+            branches = (self.branch(script, "a"), self.branch(script, "b"))
+            await tree.grow(script.child("link"), *branches, strategy="rest_for_one")
+            script["a"].fail_starts = 7
+            await tree["link"].tell(Crash())
+            await tree.recorder.wait_for(ActorStarted, path="root/with-b/b", incarnation=2, timeout=0.5)
+            assert await tree.states() == {"link": "running", "with-a": "running", "with-b": "running"}
+            await tree.recorder.wait_for(ActorStarted, path="root/with-a/a", count=2, timeout=10)
+            assert tree.recorder.of(SupervisorPaused)[0].path == "root/with-a"
+            assert script.ids("started") == ["link", "a", "b", "link", "b", "a"]
+            assert len(tree.recorder.of(RestartFailed, "root/with-a/a")) == 7
+            assert tree.recorder.of(RestartFailed, "root/with-a") == []
+
+    async def test_what_takes_long_to_come_up_holds_up_nothing_behind_it_and_no_stop(self, tree, script):
+        async with tree:
+            branches = (self.branch(script, "a"), self.branch(script, "b"))
+            await tree.grow(script.child("link"), *branches, strategy="rest_for_one")
+            script["a"].start_takes_s = 9
+            await tree["link"].tell(Crash())
+            await tree.recorder.wait_for(ActorStarted, path="root/with-b/b", incarnation=2, timeout=0.5)
+        assert anyio.current_time() < 1
+
+    async def test_its_first_start_is_whole(self, tree, script):
+        async with tree:
+            spec = self.branch(script, "a", "b")
+            script["b"].fail_starts = 1
+            with pytest.raises(StartFailed, match="with-a/b did not come up"):
+                await tree.grow(spec)
+            await tree.grow(script.child("x"))
+            script["b"].fail_starts = 2
+            for _ in range(2):
+                with pytest.raises(StartFailed):
+                    await tree.root.ask(StartChild(spec))
+            await tree.root.ask(StartChild(spec))
+            await tree.root.ask(StopChild("with-a"))
+            script["b"].fail_starts = 1
+            with pytest.raises(StartFailed):  # by hand, so there is somebody to tell
+                await tree.root.ask(RestartChild("with-a"))
+
+    @pytest.mark.parametrize(
+        ("strategy", "started"),
+        [
+            ("one_for_one", ["a", "c", "b"]),
+            ("rest_for_one", ["a", "b", "c"]),
+            ("one_for_all", ["a", "a", "b", "c"]),
+        ],
+    )
+    async def test_its_strategy_says_who_waits_for_whom(self, tree, script, strategy, started):
+        async with tree:
+            await tree.grow(self.branch(script, "a", "b", "c", strategy=strategy))
+            before = len(script.journal)
+            script["b"].fail_starts = 1
+            tree["with-a"].kill()
+            await anyio.sleep(0.5)
+            assert script.ids("started", before) == started
+
+    async def test_past_its_intensity_it_escalates_where_it_does(self, tree, script):
+        async with tree:
+            spec = self.branch(script, "a", exceeded="escalate", intensity=Intensity(2, 5))
+            await tree.grow(spec, exceeded="pause")
+            script["a"].fail_starts = 3
+            tree["with-a"].kill()
+            await tree.recorder.wait_for(SupervisorEscalated, path="root/with-a", timeout=1)
+            await tree.recorder.wait_for(ActorStarted, path="root/with-a/a", count=2, timeout=10)
 
 
 @pytest.mark.every_loop
