@@ -5,15 +5,16 @@
         ref = await session.start(ChildSpec(id="reader", factory=lambda: Reader(session.bus)))
 
 The tree is `rest_for_one` with the link first: when the connection is lost, all that stands on it goes, the link
-connects again, and all comes back. Each child has a supervisor of its own that pauses, so that what fails in one of
-them (a queue that somebody deleted) reaches none of the others.
+connects again, and all comes back. Each child has a supervisor of its own that pauses, and that after a reconnect is up
+at once, with or without its child: it promises to try, not to succeed. So what fails in one of them (a queue that
+somebody deleted) reaches none of the others.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -26,15 +27,22 @@ from fogactors.core import (
     ActorSystem,
     Backoff,
     ChildSpec,
-    DeleteChild,
     Events,
     Intensity,
     Ref,
+    RemoveChild,
     StartChild,
-    StopChild,
     SupervisorSpec,
 )
-from fogactors.errors import AccessRefused, BusUnavailable, ConfigError, MessageTooLarge, StartFailed
+from fogactors.errors import (
+    AccessRefused,
+    ActorError,
+    AskTimeout,
+    BusUnavailable,
+    ConfigError,
+    MessageTooLarge,
+    StartFailed,
+)
 from fogactors.messaging.embedded import MEMORY, attended, embedded_broker
 
 __all__ = ["Session"]
@@ -107,25 +115,40 @@ class Session:
         """Start an actor that uses the connection; it comes back with it. Returns its ref, which stays good.
 
         `timeout`: seconds to wait for the connection. Raises what its `on_start` raised the first time (then it is not
-        started again), `BusUnavailable`, `SpecError` for an id that is taken.
+        started again), `BusUnavailable`, `SpecError` for an id that is taken. Cancelled, it has started nothing.
         """
         with anyio.move_on_after(timeout):
             await self.bus.wait_open()
         if not self.bus.is_open:
             raise BusUnavailable(f"{self.name}: {child.id} needs the broker, and there is none after {timeout:g} s")
-        order = StartChild(_weather(child.id, child))
+        spec = _weather(child.id, child)
         try:
-            await self._root.ask(order, timeout=ORDER_S)
+            await self._root.ask(StartChild(spec), timeout=ORDER_S)
         except StartFailed as failed:
             # The supervisor between us and the child says no more than that its child did not come up.
             raise _first_cause(failed) from None
+        except (AskTimeout, anyio.get_cancelled_exc_class()):
+            await self._take_back(spec)
+            raise
         return self.actors.ref(f"{self._root.path}/{child.id}/{child.id}")
 
     async def stop(self, id: str, *, drain_s: float = 0.0) -> None:  # noqa: A002
-        """Stop a child for good, within its `shutdown_s`. `drain_s`: seconds of that which may well be used. Raises
-        `ActorError` for one that is not there."""
-        await self._root.ask(StopChild(id), timeout=ORDER_S + drain_s)
-        await self._root.ask(DeleteChild(id), timeout=ORDER_S)
+        """Stop a child for good, within its `shutdown_s`: it does not come back, whatever happens to the connection
+        meanwhile. Several can be stopped at the same time. `drain_s`: seconds of that which may well be used. Raises
+        `NoSuchChild` for one that is not there."""
+        await self._root.ask(RemoveChild(id), timeout=ORDER_S + drain_s)
+
+    async def _take_back(self, spec: SupervisorSpec) -> None:
+        """Nobody waits for this start any more, and so nobody would ever stop what comes of it."""
+        supervisors = self.actors.supervisors
+        root = supervisors.get(self._root.path)
+        if root is None or all(each.spec is not spec for each in root.children):
+            return  # it has not been read, and is not carried out when it is; or it was refused
+        starting = supervisors.get(f"{self._root.path}/{spec.id}")
+        if starting is not None:
+            starting.give_up_start()
+        with anyio.CancelScope(shield=True), suppress(ActorError):
+            await self._root.ask(RemoveChild(spec.id, spec), timeout=ORDER_S)
 
     @property
     def _root(self) -> Ref[Any]:
@@ -144,6 +167,7 @@ def _weather(id: str, *children: ChildSpec) -> SupervisorSpec:  # noqa: A002
         exceeded="pause",
         intensity=Intensity(max_restarts=3, period_s=5.0),
         backoff=Backoff(first_s=0.2, max_s=10.0),
+        comes_back="at_once",
         children=children,
     )
 

@@ -20,7 +20,7 @@ from fogactors.messaging import Event, EventBus, EventDeadLettered, EventGroupFu
 from fogactors.messaging.facts import log_fact
 from fogactors.tasks.replay import replay_of
 from fogactors.testing import EventRecorder
-from fogactors.wire import Policy, Queue, decode
+from fogactors.wire import Binding, Policy, Queue, Topology, decode
 from fogactors.wire.topology import DLQ, EVENTS
 
 from .conftest import OpenPlace, Place
@@ -342,6 +342,31 @@ async def test_a_queue_that_somebody_deletes_is_made_again(open_place: OpenPlace
         assert "took the consumer" in str(recorder.of(ActorExited, path)[0].exit)
         await other.publish(f"{s}.one")
         await got.wait(1)
+
+
+@pytest.mark.asyncio
+async def test_after_a_reconnect_a_queue_that_is_gone_silences_no_other_subscription(open_place: OpenPlace):
+    async with open_place() as place, bus_at(place) as (bus, recorder):
+        s, mine, group, live = word(), Got(), Got(), Got()
+        topology = Topology(queues=(Queue(s),), bindings=(Binding(EVENTS, f"{s}.#", s),))
+        await bus.session.bus.declare(topology)
+        subscriptions = [
+            await bus.subscribe("#", mine.hear, queue=s),
+            await bus.subscribe(f"{s}.#", group.hear, group="a"),
+            await bus.subscribe(f"{s}.#", live.hear),
+        ]
+        first, *others = [f"shop/{each.id}/{each.id}" for each in subscriptions]
+        await bus.session.bus.delete(s)
+        place.cut()
+        for path in others:
+            await recorder.wait_for(ActorStarted, path=path, count=2, timeout=15)
+        await bus.publish(f"{s}.one")
+        await group.wait(1)
+        await live.wait(1)
+        await bus.session.bus.declare(topology)  # it is there again
+        await recorder.wait_for(ActorStarted, path=first, count=2, timeout=15)
+        await bus.publish(f"{s}.two")
+        await mine.wait(1)
 
 
 @pytest.mark.asyncio

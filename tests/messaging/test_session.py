@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,15 +12,23 @@ import pytest
 from anyio.abc import TaskStatus
 
 from fogactors.bus import Bus, Delivery, MemoryBus, Message
-from fogactors.core import Actor, ActorStarted, ChildSpec, Exit, SupervisorPaused
-from fogactors.errors import ActorError, BusUnavailable, ConfigError, MessageTooLarge, QueueMissing, SpecError
+from fogactors.core import Actor, ActorExited, ActorStarted, ChildSpec, Exit, RestartFailed, SupervisorPaused
+from fogactors.errors import (
+    ActorError,
+    AskTimeout,
+    BusUnavailable,
+    ConfigError,
+    MessageTooLarge,
+    QueueMissing,
+    SpecError,
+)
 from fogactors.messaging import Session, embedded_broker
 from fogactors.testing import EventRecorder
 from fogactors.wire import Binding, Queue, Topology
 from fogactors.wire.topology import EVENTS
 
 from .conftest import OpenPlace
-from .support import Got, eventually
+from .support import DEADLINE_S, Got, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,11 +60,39 @@ def reader(session: Session, queue: str, got: Got, id: str = "reader") -> ChildS
     return ChildSpec(id=id, factory=lambda: Reader(session.bus, queue, got))
 
 
+class Drainer(Reader):
+    """Takes until it is let go to stop."""
+
+    def __init__(self, bus: Bus, queue: str, got: Got, go: anyio.Event) -> None:
+        super().__init__(bus, queue, got)
+        self._go = go
+
+    async def on_stop(self, exit: Exit) -> None:  # noqa: A002
+        await self._go.wait()
+        await super().on_stop(exit)
+
+
+class Slow(Actor[Any]):
+    """Comes up when it is let to."""
+
+    def __init__(self, starting: anyio.Event, go: anyio.Event) -> None:
+        self._starting, self._go = starting, go
+
+    async def on_start(self) -> None:
+        self._starting.set()
+        await self._go.wait()
+
+
 async def bound(session: Session) -> str:
     """A queue of this test's own, behind its name as the key."""
     name = f"t.{uuid4().hex[:8]}"
     await session.bus.declare(Topology(queues=(Queue(name),), bindings=(Binding(EVENTS, name, name),)))
     return name
+
+
+async def lies_there(session: Session, queue: str, count: int) -> bool:
+    info = await session.bus.inspect(queue)
+    return (info.ready, info.consumers) == (count, 0)
 
 
 async def test_what_uses_the_connection_comes_back_with_it(open_place: OpenPlace):
@@ -99,6 +136,93 @@ async def test_what_fails_in_one_child_reaches_no_other(open_place: OpenPlace):
         await session.publish(EVENTS, queue, Message(b"still here"))
         await second.wait(1)
         assert len(recorder.of(ActorStarted, other.path)) == 1
+
+
+async def test_what_cannot_come_back_after_a_reconnect_keeps_no_other_away(open_place: OpenPlace):
+    async with open_place() as place, Session.open(place.url, "shop") as session:
+        recorder, names = EventRecorder(session.events), ("mine", "second", "third")
+        queues, gots = [await bound(session) for _ in names], [Got() for _ in names]
+        refs = [await session.start(reader(session, *each)) for each in zip(queues, gots, names, strict=True)]
+        await session.bus.delete(queues[0])
+        place.cut()
+        for ref, queue, got in list(zip(refs, queues, gots, strict=True))[1:]:
+            await recorder.wait_for(ActorStarted, path=ref.path, count=2)
+            await session.publish(EVENTS, queue, Message(b"still here"))
+            await got.wait(1)
+        await recorder.wait_for(RestartFailed, path=refs[0].path)
+        await session.bus.declare(Topology(queues=(Queue(queues[0]),), bindings=(Binding(EVENTS, "m", queues[0]),)))
+        await recorder.wait_for(ActorStarted, path=refs[0].path, count=2, timeout=DEADLINE_S)
+        await session.stop("mine")
+        assert [len(recorder.of(ActorStarted, ref.path)) for ref in refs] == [2, 2, 2]
+
+
+async def test_what_is_stopped_while_the_connection_breaks_does_not_come_back(open_place: OpenPlace):
+    async with open_place() as place, Session.open(place.url, "shop") as session:
+        recorder, got, other, go = EventRecorder(session.events), Got(), Got(), anyio.Event()
+        queue = await bound(session)
+        spec = ChildSpec(id="drainer", factory=lambda: Drainer(session.bus, queue, got, go), shutdown_s=DEADLINE_S)
+        ref = await session.start(spec)
+        beside = await session.start(reader(session, await bound(session), other))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.stop, "drainer")
+            await eventually(lambda: not ref.is_alive, "it is being stopped")
+            place.cut()
+            await recorder.wait_for(ActorExited, path="shop/link")
+            go.set()
+        await recorder.wait_for(ActorStarted, path=beside.path, count=2)
+        await session.publish(EVENTS, queue, Message(b"1"))
+        await eventually(partial(lies_there, session, queue, 1), "nobody reads it")
+        assert len(recorder.of(ActorStarted, ref.path)) == 1
+        await session.start(reader(session, queue, got, "drainer"))  # its place is free
+        await got.wait(1)
+
+
+async def test_several_stop_at_the_same_time_and_keep_no_other_from_coming_and_going(open_place: OpenPlace):
+    async with open_place() as place, Session.open(place.url, "shop") as session:
+        got, go = Got(), anyio.Event()
+        for number in range(3):
+            factory = partial(Drainer, session.bus, await bound(session), got, go)
+            await session.start(ChildSpec(id=f"{number}", factory=factory, shutdown_s=DEADLINE_S))
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(session.stop, f"{number}")
+            refs = [session.actors.ref(f"shop/{number}/{number}") for number in range(3)]
+            await eventually(lambda: not any(ref.is_alive for ref in refs), "all are being stopped")
+            await session.start(reader(session, await bound(session), got))
+            await session.stop("reader")
+            go.set()
+
+
+async def test_a_start_that_is_cancelled_has_started_nothing(open_place: OpenPlace):
+    async with open_place() as place, Session.open(place.url, "shop") as session:
+        recorder, starting, go = EventRecorder(session.events), anyio.Event(), anyio.Event()
+        slow = ChildSpec(id="slow", factory=lambda: Slow(starting, go), start_s=DEADLINE_S)
+        got, queue = Got(), await bound(session)
+        await session.start(reader(session, queue, got))
+        with anyio.fail_after(DEADLINE_S / 2):  # it is not waited for
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.start, slow)
+                await starting.wait()
+                tasks.start_soon(session.start, reader(session, queue, got))  # another's place, and not read yet
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+        assert [each.id for each in session.actors.tree()[0].children] == ["link", "reader"]
+        go.set()
+        ref = await session.start(slow)
+        assert len(recorder.of(ActorStarted, ref.path)) == 1
+        await session.publish(EVENTS, queue, Message(b"1"))
+        await got.wait(1)
+
+
+async def test_a_start_whose_time_is_over_has_started_nothing(monkeypatch: pytest.MonkeyPatch):
+    async with Session.open(f"memory://{uuid4().hex[:8]}", "shop") as session:
+        starting, go = anyio.Event(), anyio.Event()
+        slow = ChildSpec(id="slow", factory=lambda: Slow(starting, go), start_s=DEADLINE_S)
+        monkeypatch.setattr("fogactors.messaging.session.ORDER_S", 0.1)
+        with pytest.raises(AskTimeout):
+            await session.start(slow)
+        assert starting.is_set()
+        assert [each.id for each in session.actors.tree()[0].children] == ["link"]
 
 
 async def test_a_child_that_does_not_come_up_is_an_error_and_not_tried_again(open_place: OpenPlace):
