@@ -15,7 +15,7 @@ import itertools
 import math
 import secrets
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -25,7 +25,7 @@ import anyio
 from fogactors.bus.base import MAX_BODY, Message
 from fogactors.coord.base import Coord
 from fogactors.core import Events
-from fogactors.errors import ConfigError, SpecError, TopologyMismatch
+from fogactors.errors import ActorError, ConfigError, NoSuchChild, SpecError, TopologyMismatch
 from fogactors.messages import Event as WireEvent
 from fogactors.messaging.context import causation_id
 from fogactors.messaging.context import correlation_id as current_correlation
@@ -74,6 +74,7 @@ class Subscription:
         self.queue = plan.queue
         self.stats: EventStats = plan.stats
         self.is_ours = ours
+        self.is_stopped = False
         self._bus = bus
 
     def __repr__(self) -> str:
@@ -163,10 +164,26 @@ class EventBus:
     ) -> bool | None:
         """Handlers that run come to their end, for up to 10 s; they can still publish."""
         try:
+            await self._drain()
             return await self._stack.__aexit__(exc_type, exc, tb)
         finally:
             self._open = None
             self._subscriptions.clear()
+
+    async def _drain(self) -> None:
+        """All subscriptions at the same time: the session stops its children one by one, and would need the sum of
+        their drains."""
+
+        async def stop(id_: str) -> None:
+            with suppress(ActorError):  # it is over now, or soon: with the session
+                await self.session.stop(id_)
+
+        if not self.session.bus.is_open:
+            return  # then nothing is waited for
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as drains:
+                for id_ in self._subscriptions:
+                    drains.start_soon(stop, id_)
 
     @property
     def session(self) -> Session:
@@ -287,16 +304,26 @@ class EventBus:
         The group's queue stays and goes on collecting, for when somebody of the group subscribes again. `forget`:
         nobody will; it is deleted with all that is in it. Retries that this process has sent to wait are waited for
         then, up to 20 s: one that comes back to a queue that is gone is kept at the broker until there is one again.
-        Raises `BusUnavailable`; a subscription that ended before is none.
+        Raises `BusUnavailable`, `ActorError`; then it can be repeated, and does what is left of it. A subscription that
+        has ended before is none.
         """
-        if self._subscriptions.pop(subscription.id, None) is not subscription:
+        if not self._has(subscription):
             return
-        await self.session.stop(subscription.id)
+        if not subscription.is_stopped:
+            with suppress(NoSuchChild):  # another call was quicker
+                await self.session.stop(subscription.id)
+            subscription.is_stopped = True
         if forget and subscription.is_ours:
             rest_s = subscription.stats.retries_until - anyio.current_time()
             if rest_s > 0:
                 await anyio.sleep(min(rest_s + 1.0, FORGET_S))
-            await self.session.bus.delete(subscription.queue)
+            if self._has(subscription):  # else the group is back, and the queue is its own
+                await self.session.bus.delete(subscription.queue)
+        if self._has(subscription):
+            del self._subscriptions[subscription.id]
+
+    def _has(self, subscription: Subscription) -> bool:
+        return self._subscriptions.get(subscription.id) is subscription
 
     async def run_forever(self) -> None:
         """Wait until cancelled, while subscriptions do their work."""

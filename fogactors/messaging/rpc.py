@@ -130,7 +130,7 @@ class RPCServer:
     async def stop(self) -> None:
         """Serve no more: what runs may finish, what waits goes back to the queue. Raises `ActorError` when it does not
         serve."""
-        await self.session.stop(self._id)
+        await self.session.stop(self._id, drain_s=self._drain_s)
 
     async def run(self) -> None:
         """Serve until it is cancelled."""

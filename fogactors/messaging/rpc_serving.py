@@ -189,7 +189,13 @@ class Serving(Actor[Any]):
         # Without its consumer what runs would be run again in any case, and the link waits for us to connect anew.
         if self._consumer is None or self._lost:
             return
-        with anyio.move_on_after(self._service.drain_s):
+        with anyio.move_on_after(self._service.drain_s) as drain:
+
+            async def until_lost() -> None:
+                await self._session.bus.wait_lost()
+                drain.cancel()
+
+            self._tasks.start_soon(until_lost)
             with suppress(BusError):
                 await self._consumer.cancel()
             waiting = [*self._waiting, *(each for each in self.ctx.mailbox.items if isinstance(each, _Got))]

@@ -148,7 +148,15 @@ class Subscriber(Actor[Any]):
             raise end
 
     async def _drain(self) -> None:
-        with anyio.move_on_after(DRAIN_S), suppress(BusError):
+        """Ends at once when the connection does: what is in hand is the broker's again then, and the link waits for us
+        to connect anew."""
+        with anyio.move_on_after(DRAIN_S) as drain, suppress(BusError):
+
+            async def until_lost() -> None:
+                await self._bus.wait_lost()
+                drain.cancel()
+
+            self._tasks.start_soon(until_lost)
             if self._consumer is not None:
                 await self._consumer.cancel()
             while self._working:

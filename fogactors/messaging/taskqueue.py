@@ -30,7 +30,7 @@ import anyio
 from fogactors.bus.base import MAX_BODY
 from fogactors.coord.base import RESULT_TTL_S, Coord
 from fogactors.core import Events
-from fogactors.errors import AccessRefused, ActorError, ConfigError, SpecError, TopologyMismatch
+from fogactors.errors import AccessRefused, ActorError, ConfigError, NoSuchChild, SpecError, TopologyMismatch
 from fogactors.messaging import work
 from fogactors.messaging.embedded import MEMORY
 from fogactors.messaging.queue_task import Handlers, QueueTask
@@ -177,7 +177,7 @@ class TaskQueue:
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: Any) -> bool | None:
         """What runs comes to its end, for up to `drain_s`; the rest goes back to the queue."""
         try:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(ActorError):  # what is left of it ends with the session
                 await self.stop()
             return await self._stack.__aexit__(exc_type, exc, tb)
         finally:
@@ -365,11 +365,11 @@ class TaskQueue:
     async def stop(self) -> None:
         """Take no more: what runs may finish within `drain_s`, the rest goes back uncounted. Does nothing when it does
         not work."""
-        works, self._works = self._works, False
-        if works and self._session is not None:
+        if self._works and self._session is not None:
             for id_ in (EAR, WORKER):
-                with suppress(ActorError):
+                with suppress(NoSuchChild):  # another call was quicker
                     await self._session.stop(id_, drain_s=self._drain_s)
+        self._works = False
 
     async def run(self, *, concurrency: int = 1, prefetch: int | None = None, drain_s: float = 20.0) -> None:
         """As `start`, until it is cancelled."""

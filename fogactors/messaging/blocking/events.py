@@ -171,9 +171,9 @@ class EventBus(Face[AsyncEventBus]):
     def unsubscribe(self, subscription: Subscription, *, forget: bool = False) -> None:
         """Call its handler no more; what it has begun comes to its end, for up to 10 s. `forget`: nobody of its group
         will ever come back; its queue is deleted with all that is in it. As `fogactors.EventBus.unsubscribe`."""
+        self._call(lambda bus: bus.unsubscribe(subscription._inner, forget=forget))  # pyright: ignore[reportPrivateUsage]
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-        self._call(lambda bus: bus.unsubscribe(subscription._inner, forget=forget))  # pyright: ignore[reportPrivateUsage]
 
     def declare_queue(self, name: str, durable: bool = True, *, pattern: str = "#") -> None:
         """Make a queue of this name that gets each event whose type fits `pattern`, for `subscribe(..., queue=name)`.

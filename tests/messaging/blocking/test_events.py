@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,41 @@ def test_start_consuming_returns_when_it_is_told_to_and_what_runs_comes_to_its_e
             bus.start_consuming()
         bus.subscribe(f"{s}.#", heard.add, group="audit")
         assert heard.wait(2)[1].data == 2
+
+
+@pytest.mark.parametrize("how", ["start_consuming", "disconnect"])
+def test_all_subscriptions_end_at_the_same_time_and_are_over_then(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fogactors.messaging.subscriber.DRAIN_S", 2.0)
+    s, heard, go = word(), Heard(), threading.Event()
+
+    def blocks(event: Event[Any]) -> None:
+        heard.add(event.data)
+        go.wait(30)
+
+    with bus_at(place, "other") as other, bus_at(place) as bus:
+        try:
+            for number in range(4):
+                bus.subscribe(f"{s}.{number}", blocks, group="a")
+                other.publish(f"{s}.{number}", number)
+            heard.wait(4)
+            began = time.monotonic()
+            if how == "disconnect":
+                bus.disconnect()
+            else:
+                bus.stop()
+                bus.start_consuming()
+            assert time.monotonic() - began < 6
+        finally:
+            go.set()
+        for number in range(4):
+            other.publish(f"{s}.{number}", number + 4)
+        again = Heard()
+        for number in range(4):
+            other.subscribe(f"{s}.{number}", again.add, group="a")
+        again.wait(8)  # what was not settled has come back; and nobody else has taken anything
+        assert sorted(heard.all) == [0, 1, 2, 3]
 
 
 def test_a_stop_that_comes_first_is_not_lost(place: Place):

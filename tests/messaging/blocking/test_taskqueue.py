@@ -235,6 +235,34 @@ def test_a_stop_lets_what_runs_finish_and_gives_back_the_rest(place: Place):
     assert sorted(entered.all) == [0, 1, 2]
 
 
+def test_a_worker_that_is_stopped_while_the_connection_breaks_has_stopped(place: Place):
+    entered, go = Heard(), threading.Event()
+
+    def blocks(task: QueueTask[int]) -> None:
+        entered.add(task.data)
+        go.wait(30)
+
+    with TaskQueue(place.url, f"{word()}.tasks", store=place.store) as queue:
+        queue.register_handler("t", blocks)
+        queue.submit("t", 1)
+        thread = Worker(partial(queue.start_worker, 1))
+        entered.wait(1)
+        try:
+            queue.stop()
+            eventually(lambda: is_stopping(queue), "it takes no more")
+            place.cut()
+            thread.end()
+            handle = queue.submit("t", 2)
+            eventually(lambda: queue.size() == 2, "both wait")
+            assert entered.all == [1]
+        finally:
+            go.set()
+        thread = Worker(queue.start_worker)
+        handle.outcome(TIMEOUT_S)
+        queue.stop()
+        thread.end()
+
+
 def test_a_handler_may_submit_and_publish(place: Place):
     heard, name = Heard(), f"{word()}.tasks"
     with TaskQueue(place.url, name, store=place.store) as queue, EventBus(place.url, "shop") as bus:
