@@ -19,11 +19,10 @@ from fogactors.core import (
     ActorSystem,
     Backoff,
     ChildSpec,
-    DeleteChild,
     Events,
     Intensity,
     Ref,
-    StopChild,
+    RemoveChild,
     SupervisorSpec,
     walk,
 )
@@ -110,9 +109,8 @@ class Program:
 
         async def stop(executor: str, supervisor: Ref[Any], timeout: float) -> None:
             with suppress(ActorError):  # down already, or its supervisor is: then there is nothing to drain
-                await supervisor.ask(StopChild(executor), timeout)
-                # Forgotten as well: a link that fails while another tier drains must not bring this one back.
-                await supervisor.ask(DeleteChild(executor), timeout)
+                # Forgotten as well: a link that fails while it or another tier drains must not bring it back.
+                await supervisor.ask(RemoveChild(executor), timeout)
 
         async with anyio.create_task_group() as drains:
             for path, spec in walk(self.tree):
