@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
-import anyio.to_thread
 import msgspec
 from msgspec import Raw
 
 from fogactors.errors import ConfigError, TimeLimitExceeded, WireError
 from fogactors.messages import Event as WireEvent
 from fogactors.messaging.handlers import to_json
+from fogactors.messaging.threads import Place, Threads
 from fogactors.wire.topology import EVENTS_PREFIX
 
 __all__ = ["Event", "EventHandler", "check_event_type", "check_group", "check_pattern", "encode_data", "group_queue"]
@@ -88,7 +88,7 @@ def encode_data(event_type: str, data: Any) -> Raw:
 
 class EventHandler:
     """A plain or an `async` function of one event. The data comes as `data_type`, or as the annotation says
-    (`event: Event[PrintStarted]`), else as JSON has it. `timeout_s`: of one run.
+    (`event: Event[PrintStarted]`), else as JSON has it. `timeout_s`: of one run. `threads`: so many at once.
 
     Raises `ConfigError` for what cannot take one event.
     """
@@ -97,10 +97,10 @@ class EventHandler:
         self.name = getattr(fn, "__qualname__", repr(fn))
         called = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004 - an object that is callable
         self._fn = fn
-        self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)  # a partial, an object
-        self._timeout_s = timeout_s
+        self.is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)  # a partial, an object
+        self.timeout_s = timeout_s
         # Threads of its own, so that handlers that block wait for no one but each other.
-        self._threads = anyio.CapacityLimiter(threads)
+        self.threads = Threads(threads)
         try:
             inspect.signature(fn).bind(None)
             wanted = _annotated(called) if data_type is None else data_type
@@ -125,19 +125,19 @@ class EventHandler:
             attempt=wire.attempt,
         )
 
-    async def run(self, event: Event[Any]) -> None:
-        """Raises what the function raises, and `TimeLimitExceeded`. A plain one runs in a thread; that cannot be ended,
-        so past its time it runs on, and nobody waits for it."""
-        with anyio.move_on_after(self._timeout_s) as scope:
-            if self._is_async:
+    async def run(self, event: Event[Any], place: Place | None) -> None:
+        """Raises what the function raises, and `TimeLimitExceeded`. A plain one needs a `place` and runs in a thread;
+        that cannot be ended, so past its time it runs on, keeps its place, and nobody waits for it."""
+        with anyio.move_on_after(self.timeout_s) as scope:
+            if place is None:
                 await cast("Awaitable[Any]", self._fn(event))
                 return
-            call = partial(self._fn, event)
-            left = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+            left = await place.run(partial(self._fn, event))
             if inspect.isawaitable(left):  # a lambda around an async function
                 await left
         if scope.cancelled_caught:
-            raise TimeLimitExceeded(f"{self.name} ran longer than {self._timeout_s:g} s")
+            runs_on = "" if place is None else "; it is a thread and cannot be stopped, so it may still run"
+            raise TimeLimitExceeded(f"{self.name} ran longer than {self.timeout_s:g} s{runs_on}")
 
 
 def _annotated(called: Any) -> Any:

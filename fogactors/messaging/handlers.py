@@ -14,12 +14,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, cast
 
-import anyio
 import msgspec
-from anyio.to_thread import run_sync
 from msgspec import UNSET, Raw, UnsetType, defstruct
 
 from fogactors.errors import ConfigError, WireError
+from fogactors.messaging.threads import Place
 
 __all__ = ["BAD_VALUE", "Handler", "to_json"]
 
@@ -88,9 +87,7 @@ class Handler:
         fields = msgspec.structs.asdict(cast("msgspec.Struct", request))
         return partial(self._fn, **{name: value for name, value in fields.items() if value is not UNSET})
 
-    async def run(self, call: Callable[[], Any], threads: anyio.CapacityLimiter) -> Any:
-        """Make it: in the loop, or in one of the threads. A thread that runs when this is cancelled runs on, and nobody
-        waits for it."""
-        if self.is_async:
-            return await cast("Awaitable[Any]", call())
-        return await run_sync(call, abandon_on_cancel=True, limiter=threads)
+    async def run(self, call: Callable[[], Any], place: Place | None) -> Any:
+        """Make it: in a thread that has this place, or in the loop. A thread that runs when this is cancelled runs on,
+        and nobody waits for it; it keeps its place until it ends."""
+        return await (cast("Awaitable[Any]", call()) if place is None else place.run(call))

@@ -29,6 +29,7 @@ from fogactors.errors import ActorError, ConfigError
 from fogactors.messaging.handlers import Handler
 from fogactors.messaging.rpc_serving import CLOSE_S, Service, Serving, check_service
 from fogactors.messaging.session import Session
+from fogactors.messaging.threads import Threads
 from fogactors.wire.topology import RPC
 
 __all__ = ["RPCServer"]
@@ -41,10 +42,10 @@ class RPCServer:
 
     `broker`: a URL (see `Session.open`), or a session that others use as well. `service`: what callers name, such as
     `math.rpc`. `concurrency`: requests that are carried out at once, in the loop or, with a plain function, in so many
-    threads. `prefetch`: requests that the broker hands over before they are answered (by default `concurrency`; more
-    of them saves a round trip, and takes them from other servers). `drain_s`: seconds that what runs may take on a
-    stop. `name`: of the connection, and what answers say who they are from. `exchange`: a direct exchange, which must
-    exist; that of the callers.
+    threads; one that outlasts its caller keeps its place until it ends. `prefetch`: requests that the broker hands over
+    before they are answered (by default `concurrency`; more of them saves a round trip, and takes them from other
+    servers). `drain_s`: seconds that what runs may take on a stop. `name`: of the connection, and what answers say who
+    they are from. `exchange`: a direct exchange, which must exist; that of the callers.
 
     Raises `ConfigError` for what cannot be; on entering, what `Session.open` raises.
     """
@@ -70,6 +71,7 @@ class RPCServer:
         self._broker = broker
         self._name = name or service
         self._concurrency, self._prefetch, self._drain_s = concurrency, prefetch, drain_s
+        self.threads = Threads(concurrency)
         self._handler: Handler | None = None
         self._session: Session | None = None
         self._stack = AsyncExitStack()
@@ -113,9 +115,8 @@ class RPCServer:
         `Session.start` raises."""
         if self._handler is None:
             raise ConfigError(f"{self.service} has no handler; give it one with @server.handler")
-        threads = anyio.CapacityLimiter(self._concurrency)
         service = Service(
-            self.service, self._handler, self._concurrency, self._prefetch, self._drain_s, threads, self.exchange
+            self.service, self._handler, self._concurrency, self._prefetch, self._drain_s, self.threads, self.exchange
         )
         session = self.session
         await session.start(

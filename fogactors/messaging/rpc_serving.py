@@ -29,6 +29,7 @@ from fogactors.messages import ErrorInfo, RpcReply, RpcRequest
 from fogactors.messaging.context import correlated
 from fogactors.messaging.handlers import BAD_VALUE, Handler, to_json
 from fogactors.messaging.session import Session
+from fogactors.messaging.threads import Place, Threads
 from fogactors.wire.codec import decode, encode
 from fogactors.wire.topology import RPC, RPC_PREFIX, Binding, Queue, Topology
 
@@ -120,7 +121,7 @@ class Service:
     concurrency: int
     prefetch: int
     drain_s: float
-    threads: anyio.CapacityLimiter
+    threads: Threads
     exchange: str = RPC
 
 
@@ -134,6 +135,7 @@ class Serving(Actor[Any]):
         self._consumer: Consumer | None = None
         self._waiting: deque[_Got] = deque()
         self._running = 0
+        self._line = service.threads.line()
         self._idle = anyio.Event()
         self._lost = False
 
@@ -198,6 +200,7 @@ class Serving(Actor[Any]):
             self._tasks.start_soon(until_lost)
             with suppress(BusError):
                 await self._consumer.cancel()
+            self._line.close()
             waiting = [*self._waiting, *(each for each in self.ctx.mailbox.items if isinstance(each, _Got))]
             self._waiting.clear()
             for each in waiting:
@@ -210,14 +213,17 @@ class Serving(Actor[Any]):
 
     async def _serve(self, got: _Got) -> None:
         try:
-            await self._carry_out(got)
-            await got.delivery.ack()
+            if await self._carry_out(got):
+                await got.delivery.ack()
+            else:
+                await got.delivery.requeue()
         finally:
             self._running -= 1
             self._idle.set()
             self._start()
 
-    async def _carry_out(self, got: _Got) -> None:
+    async def _carry_out(self, got: _Got) -> bool:
+        """False: it has not begun, and another server may have it."""
         delivery = got.delivery
         try:
             request = decode(delivery.body, RpcRequest, delivery.content_type)
@@ -231,29 +237,38 @@ class Serving(Actor[Any]):
                 reply_to=delivery.reply_to or "",
             )
             await self._reply(ours, ErrorInfo(type=BAD_REQUEST, message=str(error)), LAST_WORD_S)
-            return
+            return True
         deadline = got.at + request.timeout_s
         left = deadline - self.ctx.now()
         age = (datetime.now(UTC) - request.created).total_seconds()
         if left <= 0 or age > request.timeout_s + CLOCKS_DIFFER_S:
             self._dropped(request, "expired")
-            return
+            return True
         try:
             call = self._service.handler.decode(request.args)
         except WireError as error:
             await self._reply(request, ErrorInfo(type=BAD_REQUEST, message=str(error)), left)
-            return
-        answer: Raw | ErrorInfo | None = None
+            return True
+        place: Place | None = None
+        if not self._service.handler.is_async:
+            place = await self._line.wait_place(left)  # a thread that outlasted its caller may still have it
+            if place is None:
+                if self._line.is_closed:
+                    return False
+                self._dropped(request, "expired")
+                return True
+        left, answer = deadline - self.ctx.now(), None
         with anyio.move_on_after(left), correlated(request.correlation_id or request.id, request.id):
-            answer = await self._run(request, call)
+            answer = await self._run(request, call, place)
         if answer is None:
             self._dropped(request, "late")
-            return
-        await self._reply(request, answer, deadline - self.ctx.now())
+        else:
+            await self._reply(request, answer, deadline - self.ctx.now())
+        return True
 
-    async def _run(self, request: RpcRequest, call: Callable[[], Any]) -> Raw | ErrorInfo:
+    async def _run(self, request: RpcRequest, call: Callable[[], Any], place: Place | None) -> Raw | ErrorInfo:
         try:
-            value = await self._service.handler.run(call, self._service.threads)
+            value = await self._service.handler.run(call, place)
         except (Exception, SystemExit) as error:  # exit() is one request's end, not the server's
             self._failed(request, f"{type(error).__name__}: {_text(error)}")
             return ErrorInfo(type=type(error).__name__, message=_text(error))

@@ -19,7 +19,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -33,14 +33,16 @@ from fogactors.errors import ActorError, BusError, BusUnavailable, StrayCancella
 from fogactors.messages import DeadLetter, ErrorInfo, Reason
 from fogactors.messages import Event as WireEvent
 from fogactors.messaging.context import correlated
-from fogactors.messaging.event import Event, EventHandler
+from fogactors.messaging.event import Event
+from fogactors.messaging.event_plan import EventStats, Plan
 from fogactors.messaging.facts import EventDeadLettered, EventGroupFull, EventRetried
-from fogactors.messaging.seen import Seen
+from fogactors.messaging.threads import Place
 from fogactors.tasks.deadletter import publish_letter, unreadable
 from fogactors.tasks.failures import brief, error_info
-from fogactors.tasks.retry import Retry, RetryPolicy, Skip, next_delay, step_for
+from fogactors.tasks.limits import longest_s
+from fogactors.tasks.retry import Retry, Skip, next_delay, step_for
 from fogactors.wire.codec import amend, decode
-from fogactors.wire.topology import DLX, LIVE_PREFIX, RETRY_STEPS_S, Topology, retry_exchange
+from fogactors.wire.topology import DLX, LIVE_PREFIX, RETRY_STEPS_S, retry_exchange
 
 __all__ = ["EventStats", "Plan", "Subscriber", "child"]
 
@@ -53,41 +55,6 @@ DRAIN_S: Final = 10.0
 CLOSE_S: Final = 3.0
 REFUSED_S: Final = 5.0
 """The longest pause before a retry or a dead letter that the broker refuses is offered again."""
-
-
-@dataclass(slots=True)
-class EventStats:
-    """Counts since the subscription began. `full`: how often its queue was seen to be full, which is looked at every
-    few seconds. `abandoned`: given up without a dead letter. `retries_until`: when the last retry that this process has
-    published is back, by the loop's clock."""
-
-    handled: int = 0
-    duplicates: int = 0
-    retried: int = 0
-    dead_lettered: int = 0
-    abandoned: int = 0
-    full: int = 0
-    retries_until: float = -math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a subscription is. `queue`: empty without a group, then one of its own is opened, bound by `exclusive`;
-    `topology`: what is to be there before it is read."""
-
-    queue: str
-    handler: EventHandler
-    retry: RetryPolicy
-    concurrency: int
-    prefetch: int
-    seen: Seen
-    source: str
-    topology: Topology = field(default_factory=Topology)
-    exclusive: tuple[tuple[str, str], ...] = ()
-    max_length: int = 0
-    look_s: float = 5.0
-    publish_timeout_s: float = 10.0
-    stats: EventStats = field(default_factory=EventStats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +75,7 @@ class Subscriber(Actor[Any]):
         self._queue = plan.queue
         self._consumer: Consumer | None = None
         self._slots = anyio.Semaphore(plan.concurrency)
+        self._line = plan.handler.threads.line()
         self._alone = anyio.Lock()
         self._condemned = False
         self._in_hand: dict[str, anyio.Event] = {}
@@ -159,6 +127,7 @@ class Subscriber(Actor[Any]):
             self._tasks.start_soon(until_lost)
             if self._consumer is not None:
                 await self._consumer.cancel()
+            self._line.close()
             while self._working:
                 self._idle = anyio.Event()
                 await self._idle.wait()
@@ -196,17 +165,18 @@ class Subscriber(Actor[Any]):
     # -- one event
 
     async def _work(self, delivery: Delivery) -> None:
+        begin_by = self._begin_by()
         try:
             count = delivery.delivery_count or 0
             if count < SUSPECT:
                 async with self._slots:
-                    await self._one(delivery)
+                    await self._one(delivery, begin_by)
                 return
             async with self._alone:  # it may be what kills us, and would take its neighbours with it
                 for _ in range(self._plan.concurrency):
                     await self._slots.acquire()
                 try:
-                    await self._one(delivery, crashes=count)
+                    await self._one(delivery, begin_by, crashes=count)
                 finally:
                     for _ in range(self._plan.concurrency):
                         self._slots.release()
@@ -216,7 +186,7 @@ class Subscriber(Actor[Any]):
             self._working -= 1
             self._idle.set()
 
-    async def _one(self, delivery: Delivery, crashes: int = 0) -> None:
+    async def _one(self, delivery: Delivery, begin_by: float, crashes: int = 0) -> None:
         """Raises `BusError`; then it is not settled."""
         if self._stopping:
             return None
@@ -239,18 +209,28 @@ class Subscriber(Actor[Any]):
                 self._plan.stats.duplicates += 1
                 await self._done(delivery)
             else:
-                await self._try(delivery, wire)
+                await self._try(delivery, wire, begin_by)
         finally:
             self._plan.seen.leave(wire.event_id)
             del self._in_hand[wire.event_id]
             done.set()
 
-    async def _try(self, delivery: Delivery, wire: WireEvent) -> None:
+    def _begin_by(self) -> float:
+        """When a run of what comes now must begin, so that the broker does not take it back in the midst of it."""
+        return anyio.current_time() + longest_s() - self._plan.handler.timeout_s
+
+    async def _try(self, delivery: Delivery, wire: WireEvent, begin_by: float) -> None:
         try:
             event = self._plan.handler.decode(wire)
         except WireError as error:
             return await self._give_up(delivery, wire, "bad_arguments", error_info(error))
-        failure = await self._call(event)
+        place: Place | None = None
+        if not self._plan.handler.is_async:
+            # Beyond a call's time its thread runs on, and may still have it. Not counted as time of the next call.
+            place = await self._line.wait_place(begin_by - anyio.current_time(), wire.event_id)
+            if place is None:
+                return None if self._line.is_closed else await self._put_off(delivery, wire)
+        failure = await self._call(event, place)
         if failure is not None:
             return await self._failed(delivery, wire, failure)
         self._plan.stats.handled += 1
@@ -261,10 +241,10 @@ class Subscriber(Actor[Any]):
         if self._plan.queue:  # else it was acked when it came
             await delivery.ack()
 
-    async def _call(self, event: Event[Any]) -> BaseException | None:
+    async def _call(self, event: Event[Any], place: Place | None) -> BaseException | None:
         try:
             with correlated(event.correlation_id or event.event_id, event.event_id):
-                await self._plan.handler.run(event)
+                await self._plan.handler.run(event, place)
         except Skip:
             return None
         except (Exception, SystemExit) as error:  # exit() in a handler is not the end of the program
@@ -285,16 +265,28 @@ class Subscriber(Actor[Any]):
             return
         if self._plan.queue:
             wait_s = step_for(wait_s, RETRY_STEPS_S)
-            await self._retry_later(delivery, wire, wait_s)
+            await self._retry_later(delivery, wire, wait_s, wire.attempt + 1)
         else:
             self._tasks.start_soon(self._retry_here, delivery, replace(wire, attempt=wire.attempt + 1), wait_s)
+        self._retried(wire, error, wait_s)
+
+    def _retried(self, wire: WireEvent, error: BaseException, wait_s: float) -> None:
         self._plan.stats.retried += 1
         text = brief(error_info(error))
         self.ctx.emit(EventRetried(**self._facts(wire), attempt=wire.attempt, error=text, delay_s=wait_s))
 
-    async def _retry_later(self, delivery: Delivery, wire: WireEvent, step: int) -> None:
+    async def _put_off(self, delivery: Delivery, wire: WireEvent) -> None:
+        """Its handler has not been called: the threads of calls that took too long keep all places. Perhaps another
+        process of the group has one."""
+        error = TimeLimitExceeded(f"no thread was free for it: calls of {self._plan.handler.name} do not end")
+        if not self._plan.queue:
+            return await self._give_up(delivery, wire, "time_limit", error_info(error))
+        await self._retry_later(delivery, wire, RETRY_STEPS_S[0], wire.attempt)
+        return self._retried(wire, error, RETRY_STEPS_S[0])
+
+    async def _retry_later(self, delivery: Delivery, wire: WireEvent, step: int, attempt: int) -> None:
         """The ladder's key is the queue, so that no other group gets it again."""
-        body = amend(delivery.body, {"attempt": wire.attempt + 1}, delivery.content_type)
+        body = amend(delivery.body, {"attempt": attempt}, delivery.content_type)
         message = Message(
             body, type=delivery.type, content_type=delivery.content_type, correlation_id=wire.correlation_id
         )
@@ -306,8 +298,9 @@ class Subscriber(Actor[Any]):
 
     async def _retry_here(self, delivery: Delivery, wire: WireEvent, wait_s: float) -> None:
         await anyio.sleep(wait_s)
+        begin_by = self._begin_by()
         async with self._slots:
-            await self._try(delivery, wire)
+            await self._try(delivery, wire, begin_by)
 
     async def _malformed(self, delivery: Delivery, error: WireError) -> None:
         letter = unreadable(delivery, WireEvent, _now(), self._plan.source)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +25,7 @@ from fogactors.tasks.failures import error_info
 from fogactors.tasks.isolation import Done, Failed, ProcessPool, Skipped
 from fogactors.tasks.retry import Retry, RetryPolicy, Skip, next_delay
 from fogactors.tasks.task import TaskDef
+from fogactors.tasks.thread import Thread
 
 __all__ = ["Attempt", "Cancelled", "Crashed", "GaveUp", "NotRun", "Outcome", "Succeeded", "TryAgain"]
 
@@ -180,7 +179,7 @@ class Attempt:
         limit_s: float,
         on_abandoned: Callable[[], Callable[[], None]],
     ) -> Any:
-        thread = _Thread(fn, args, kwargs)
+        thread = Thread(fn, args, kwargs)
         try:
             with anyio.fail_after(limit_s):
                 await anyio.to_thread.run_sync(thread.run, abandon_on_cancel=True, limiter=self._threads)
@@ -194,7 +193,12 @@ class Attempt:
         except BaseException:
             thread.abandon(on_abandoned)
             raise
-        return thread.result()
+        try:
+            return thread.result()
+        except Exception:
+            raise
+        except BaseException as error:  # sys.exit() in a task must end the task, not the executor
+            raise _Raised(error) from error
 
     async def _in_process(
         self, task: Task, definition: TaskDef[..., Any], limit_s: float, memory_mb: float | None
@@ -227,49 +231,3 @@ class _Remote(Exception):
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.error.message)
         self.failed = failed
-
-
-class _Thread:
-    """A call in a thread, which may outlive our interest in it."""
-
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._call = (fn, args, kwargs)
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._state: Literal["new", "running", "ended", "dropped"] = "new"
-        self._on_end: Callable[[], None] | None = None
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        with self._lock:
-            if self._state == "dropped":
-                return
-            self._state = "running"
-        fn, args, kwargs = self._call
-        try:
-            self._value = fn(*args, **kwargs)
-        except BaseException as error:  # a future refuses StopIteration and treats SystemExit as its own
-            self._error = error
-        with self._lock:
-            self._state = "ended"
-            on_end = self._on_end
-        if on_end is not None:
-            with suppress(RuntimeError):  # the loop is gone, and with it whoever counted
-                self._loop.call_soon_threadsafe(on_end)
-
-    def abandon(self, on_abandoned: Callable[[], Callable[[], None]]) -> bool:
-        """From the loop: nobody waits any more. Whether it runs on; one that has not begun never will."""
-        with self._lock:
-            if self._state == "running":
-                self._on_end = on_abandoned()
-                return True
-            self._state = "dropped"
-            return False
-
-    def result(self) -> Any:
-        if self._error is None:
-            return self._value
-        if isinstance(self._error, Exception):
-            raise self._error
-        raise _Raised(self._error) from self._error

@@ -9,7 +9,6 @@ import pytest
 
 from fogactors.errors import TaskExpired, TaskFailed, WorkerLost
 from fogactors.messages import Task
-from fogactors.tasks.attempt import _Thread
 from fogactors.tasks.events import (
     TaskDeadLettered,
     TaskEnded,
@@ -20,6 +19,7 @@ from fogactors.tasks.events import (
     WorkerCrashed,
 )
 from fogactors.tasks.retry import RetryPolicy
+from fogactors.tasks.thread import Thread
 from fogactors.testing.kit import eventually
 from fogactors.wire import encode
 from fogactors.wire.topology import retry_exchange
@@ -133,7 +133,7 @@ async def test_a_thread_that_had_no_time_to_begin_leaves_nothing_behind():
 
 
 async def test_a_thread_that_begins_when_nobody_waits_any_more_does_not_run():
-    thread = _Thread(tasks.block, ("late",), {})
+    thread = Thread(tasks.block, ("late",))
     assert not thread.abandon(lambda: pytest.fail("it has not begun"))
     thread.run()
     assert tasks.runs["late"] == 0

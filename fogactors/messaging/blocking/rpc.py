@@ -26,6 +26,7 @@ from fogactors.messaging.rpc import RPCServer as AsyncRPCServer
 from fogactors.messaging.rpc_client import RPCClient as AsyncRPCClient
 from fogactors.messaging.rpc_serving import RequestDropped, RequestFailed
 from fogactors.messaging.session import Session
+from fogactors.messaging.threads import Threads
 from fogactors.wire.topology import RPC
 
 __all__ = ["RPCClient", "RPCServer"]
@@ -69,6 +70,7 @@ class RPCServer(Face[Session]):
             "exchange": exchange,
         }
         self._handler: Callable[..., Any] | None = None
+        self._threads = Threads(concurrency)  # of all its connections: a thread may outlive one
         AsyncRPCServer(broker_url(url), service, **self._options)  # so that what cannot be is said here
 
     def __repr__(self) -> str:
@@ -116,6 +118,7 @@ class RPCServer(Face[Session]):
 
     async def _begin(self, session: Session, fn: Callable[..., Any]) -> AsyncRPCServer:
         server = AsyncRPCServer(session, self.service, **self._options)
+        server.threads = self._threads
         server.register_handler(fn)
         await server.__aenter__()
         await server.start()
