@@ -75,6 +75,10 @@ class Session:
     def events(self) -> Events:
         return self.actors.events
 
+    def ref(self, id: str) -> Ref[Any]:  # noqa: A002
+        """Of the child of this id, which need not be there yet."""
+        return self.actors.ref(f"{self._root.path}/{id}/{id}")
+
     @classmethod
     @asynccontextmanager
     async def open(

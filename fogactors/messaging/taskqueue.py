@@ -57,6 +57,8 @@ HANDLER_S: Final = 1500.0
 """For one attempt of a task for which neither its handler nor its submitter states a limit."""
 REFILL_S: Final = 0.03
 """What the broker takes to deliver the next when one was acked, and to spare."""
+UNDO_S: Final = 10.0
+"""Beyond its drain, for a start that failed half way to be taken back."""
 LEVELS_SINCE: Final = (4, 3)
 WORKER: Final = "worker"
 EAR: Final = "control"
@@ -356,20 +358,32 @@ class TaskQueue:
             topology=self._topology,
             feed=False,
         )
-        child = work.executor(WORKER, session.bus, self._coord, self._handlers, config, concurrency)
-        worker = await session.start(child, timeout=self._connect_timeout_s)
+        worker = work.executor(WORKER, session.bus, self._coord, self._handlers, config, concurrency)
+        role = f"task-queue-{self.name}"
+        ear = work.listener(session.bus, self.source, role, session.ref(WORKER), self._handlers)
         self._works, self._drain_s = True, drain_s
-        ear = work.listener(session.bus, self.source, f"task-queue-{self.name}", worker, self._handlers)
-        await session.start(ear, timeout=self._connect_timeout_s)
+        try:
+            for child in (ear, worker):  # so that it takes no task that nobody could find or cancel
+                await session.start(child, timeout=self._connect_timeout_s)
+        except BaseException:
+            with anyio.move_on_after(UNDO_S + drain_s, shield=True):
+                await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Take no more: what runs may finish within `drain_s`, the rest goes back uncounted. Does nothing when it does
         not work."""
         if self._works and self._session is not None:
-            for id_ in (EAR, WORKER):
-                with suppress(NoSuchChild):  # another call was quicker
-                    await self._session.stop(id_, drain_s=self._drain_s)
-        self._works = False
+            try:  # while it drains its tasks are found and cancelled as ever
+                await self._remove(WORKER)
+            finally:
+                await self._remove(EAR)
+        self._works = False  # not earlier: a stop that is cut short can be called again
+
+    async def _remove(self, id_: str) -> None:
+        if self._session is not None:
+            with suppress(NoSuchChild):  # another call was quicker
+                await self._session.stop(id_, drain_s=self._drain_s)
 
     async def run(self, *, concurrency: int = 1, prefetch: int | None = None, drain_s: float = 20.0) -> None:
         """As `start`, until it is cancelled."""
