@@ -624,6 +624,29 @@ async def test_a_stop_lets_what_runs_finish_and_hands_back_what_waits(open_place
         assert gate.asked == [1]
 
 
+async def test_a_stop_waits_as_long_as_the_drain_may_take(open_place: OpenPlace, monkeypatch: pytest.MonkeyPatch):
+    gate = Gate()
+    async with (
+        open_place() as place,
+        RPCClient(place.url) as client,
+        serving(place, gate, drain_s=DEADLINE_S) as server,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(client.call, server.service, 1)
+        await asked(gate, 1)
+        monkeypatch.setattr("fogactors.messaging.session.ORDER_S", 0.1)
+
+        async def let_go() -> None:
+            await anyio.sleep(0.5)  # longer than an order may take
+            gate.open.set()
+
+        tasks.start_soon(let_go)
+        await server.stop()
+        monkeypatch.undo()
+        await server.start()  # it has come to its end
+        assert await client.call(server.service, 2) == 2
+
+
 async def test_callers_that_leave_are_not_left_waiting(open_place: OpenPlace):
     gate, client = Gate(), None
     async with open_place() as place, serving(place, gate, drain_s=0) as server, anyio.create_task_group() as tasks:

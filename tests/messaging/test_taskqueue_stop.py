@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio
 
 
 @asynccontextmanager
-async def queue_at(place: Place, name: str) -> AsyncIterator[TaskQueue]:
+async def queue_at(place: Place, name: str) -> AsyncGenerator[TaskQueue]:
     async with TaskQueue(place.url, name, store=place.store) as queue:
         yield queue
 
