@@ -69,8 +69,10 @@ async def run(
                 await print_it(event.data)
 
         server.register_handler(estimate_print_cost)
-        await server.start()
         await bus.subscribe("brain.print.requested", requested, group="fabrication", data_type=Job)
         await bus.subscribe("fabrication.#", own, queue="fabrication.events", data_type=Job)
+        # Last: who is answered may take it that the rest is there, and ask for a print. What is published before the
+        # group of a first start has its queue is heard by nobody.
+        await server.start()
         task_status.started()
         await stop.wait()  # on leaving, what is in hand is done first

@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import anyio
 import pytest
 
+from examples.kitt import fabrication, names
+from fogactors import EventBus, RPCClient
 from fogactors.app.services import topology_of
 from fogactors.app.settings import Settings, load
+from fogactors.app.topology import apply_topology
+from fogactors.errors import NoSuchService
 from fogactors.wire import Policy, fog_topology
 from fogactors.wire.work import declared_work
 from tests.integration.fog import Services, connected
@@ -109,6 +114,28 @@ def test_what_waits_comes_back():
     lines = kitt(**SOON)
     assert SAID | {AGAIN} <= set(lines)
     see_audited(lines)
+
+
+@pytest.mark.asyncio
+async def test_fabrication_answers_calls_only_when_it_hears_what_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """The brain asks for prints once it has been answered, and on its first start the group has no queue before."""
+    settings, subscribe = declared(), EventBus.subscribe
+    await apply_topology(settings, create_vhost=True)
+    asked = list[str]()
+
+    async def looked(bus: EventBus, pattern: str, *args: Any, **options: Any) -> Any:
+        with pytest.raises(NoSuchService):
+            await client.call(names.ESTIMATE, part)
+        asked.append(pattern)
+        return await subscribe(bus, pattern, *args, **options)
+
+    monkeypatch.setattr(EventBus, "subscribe", looked)
+    part, stop = fabrication.Part(1.0, "petg_clear"), anyio.Event()
+    async with RPCClient(settings.bus.url, exchange=names.RPC) as client, anyio.create_task_group() as tasks:
+        await tasks.start(fabrication.run, settings, stop)
+        assert asked == ["brain.print.requested", "fabrication.#"]
+        await client.call(names.ESTIMATE, part)
+        stop.set()
 
 
 @pytest.mark.services
