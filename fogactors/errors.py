@@ -44,6 +44,7 @@ __all__ = [
     "TaskResultError",
     "NoTierFits",
     "ResultTimeout",
+    "SubmitterClosed",
     "TaskFailed",
     "TaskCancelled",
     "TaskExpired",
@@ -225,6 +226,10 @@ class NoTierFits(TaskError):
 
 class ResultTimeout(TaskError):
     """The result was not there in time; the task may still run."""
+
+
+class SubmitterClosed(TaskError):
+    """Whoever waited for a result was closed meanwhile; the task goes on, so ask for it again by its id."""
 
 
 class TaskFailed(TaskError, RemoteError):

@@ -49,7 +49,7 @@ class TaskHandle(str):
     async def outcome(self, timeout: float) -> TaskResult:
         """How it ended, as data: whatever its state, nothing is raised for it. `timeout`: seconds.
 
-        Raises `ResultTimeout`, also while the store is away.
+        Raises `ResultTimeout`, also while the store is away, and `SubmitterClosed` at once when the queue is closed.
         """
         if not self._queue.has_store:
             raise ConfigError(f"{self._queue.name}: results are kept nowhere, because {NO_STORE}")
@@ -63,7 +63,7 @@ class TaskHandle(str):
         """What the handler returned, once it has. `timeout`: seconds. `returns`: as what it is decoded, and checked.
 
         Raises `TaskFailed` with the type and the text of what was raised there, `WorkerLost`, `TaskExpired`,
-        `TaskCancelled`, `ResultTimeout`, `WireError` for a result of another type.
+        `TaskCancelled`, `ResultTimeout`, `SubmitterClosed`, `WireError` for a result of another type.
         """
         value = result_value(await self.outcome(timeout))
         try:

@@ -15,7 +15,14 @@ from msgspec import Raw
 
 from fogactors.bus.base import Bus, Message
 from fogactors.coord.base import RESULT_TTL_S, Coord, done_channel
-from fogactors.errors import CoordError, MessageTooLarge, ResultTimeout, TaskDefinitionError, WireError
+from fogactors.errors import (
+    CoordError,
+    MessageTooLarge,
+    ResultTimeout,
+    SubmitterClosed,
+    TaskDefinitionError,
+    WireError,
+)
 from fogactors.messages import Task, TaskResult
 from fogactors.tasks.executor_config import utc_now
 from fogactors.tasks.handle import Handle
@@ -79,9 +86,12 @@ class Submitter:
         self._tracker = Tracker(bus, coord, result_ttl_s=result_ttl_s, now=now)
         self._number = itertools.count(1)
         self._waiting: dict[str, set[anyio.Event]] = {}
+        self._waits: set[anyio.CancelScope] = set()
+        self._is_closed = False
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> Submitter:
+        self._is_closed = False
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._listen, name=f"results of {self.id}")
@@ -91,6 +101,9 @@ class Submitter:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
+        self._is_closed = True
+        for wait in self._waits:  # in tasks of others, which would ask a closed store until their time is over
+            wait.cancel()
         self._tasks.cancel_scope.cancel()
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._tracker.close()
@@ -177,12 +190,13 @@ class Submitter:
         return await self._tracker.where(task_id)
 
     async def wait(self, task_id: str, timeout: float) -> TaskResult:
-        """Raises `ResultTimeout`."""
+        """Raises `ResultTimeout`, `SubmitterClosed` at once when this is closed."""
         event = anyio.Event()
         self._waiting.setdefault(task_id, set()).add(event)
-        away = ""
+        away, scope = "", anyio.move_on_after(0 if self._is_closed else timeout)
+        self._waits.add(scope)
         try:
-            with anyio.move_on_after(timeout):
+            with scope:
                 while True:
                     try:
                         result = await self._coord.result(task_id)
@@ -197,8 +211,12 @@ class Submitter:
                         await event.wait()
                     if event.is_set():  # a notice may come before a replica has the record
                         event = self._again(task_id, event)
+            if self._is_closed:
+                text = "was closed; the task goes on, so ask for it by its id from one that is open"
+                raise SubmitterClosed(f"no result of {task_id}: what waited for it {text}")
             raise ResultTimeout(f"no result of {task_id} within {timeout:g} s; it may still run{away}")
         finally:
+            self._waits.discard(scope)
             waiting = self._waiting.get(task_id, set())
             waiting.discard(event)
             if not waiting:

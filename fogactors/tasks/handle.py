@@ -36,7 +36,7 @@ class Handle(Generic[R]):
     async def outcome(self, timeout: float) -> TaskResult:
         """How it ended, as data: whatever its state, nothing is raised for it. `timeout`: seconds.
 
-        Raises `ResultTimeout`.
+        Raises `ResultTimeout`, `SubmitterClosed` at once when its submitter is closed.
         """
         return await self._submitter.wait(self.id, timeout)
 
@@ -44,7 +44,7 @@ class Handle(Generic[R]):
         """What the task returned. `timeout`: seconds.
 
         Raises `TaskFailed` with the remote type and text, `WorkerLost`, `TaskExpired`, `TaskCancelled`,
-        `ResultTimeout`.
+        `ResultTimeout`, `SubmitterClosed` at once when its submitter is closed.
         """
         value = result_value(await self.outcome(timeout))
         return self._task.decode_result(value) if self._task is not None else msgspec.json.decode(value)

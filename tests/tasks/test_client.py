@@ -13,6 +13,7 @@ from fogactors.errors import (
     NoTierFits,
     QueueFull,
     ResultTimeout,
+    SubmitterClosed,
     TaskArgumentError,
     TaskCancelled,
     TaskDefinitionError,
@@ -211,6 +212,26 @@ async def test_a_timeout_says_of_what_and_for_how_long_and_why():
         with pytest.raises(ResultTimeout, match="the coordination store is away: the coordination store cannot be"):
             await handle.result(0.05)
         assert not it.submitter._waiting
+
+
+@pytest.mark.parametrize("names", [(), ("result",)], ids=["no result", "a store that hangs"])
+async def test_on_closing_nobody_goes_on_waiting_for_a_result(names):
+    began, ended = anyio.current_time(), []
+
+    async def wait(submitter, task_id):
+        with pytest.raises(SubmitterClosed, match=f"no result of {task_id}: .* the task goes on"):
+            await submitter.wait(task_id, 60)
+        ended.append(task_id)
+
+    async with anyio.create_task_group() as waiting:
+        async with alone(lambda coord: Hanging(coord, *names)) as it:
+            waiting.start_soon(wait, it.submitter, "a")
+            waiting.start_soon(wait, it.submitter, "b")
+            await eventually(lambda: len(it.submitter._waiting) == 2, "both wait")
+        waiting.start_soon(wait, it.submitter, "later")
+    assert sorted(ended) == ["a", "b", "later"]
+    assert anyio.current_time() - began < 5
+    assert not it.submitter._waiting
 
 
 async def test_a_store_that_hangs_does_not_hold_a_waiting_longer_than_its_timeout():

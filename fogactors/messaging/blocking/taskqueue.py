@@ -70,12 +70,15 @@ class TaskHandle(str):
         """What the handler returned, once it has. `timeout`: seconds. `returns`: as what it is decoded, and checked.
 
         Raises `TaskFailed` with the type and the text of what was raised there, `WorkerLost`, `TaskExpired`,
-        `TaskCancelled`, `ResultTimeout`, `WireError` for a result of another type.
+        `TaskCancelled`, `ResultTimeout`, `SubmitterClosed`, `WireError` for a result of another type.
         """
         return self._ask(lambda handle: handle.result(timeout, returns=returns))
 
     def outcome(self, timeout: float) -> TaskResult:
-        """How it ended, as data: whatever its state, nothing is raised for it. Raises `ResultTimeout`."""
+        """How it ended, as data: whatever its state, nothing is raised for it.
+
+        Raises `ResultTimeout`, `SubmitterClosed` at once when the queue is disconnected.
+        """
         return self._ask(lambda handle: handle.outcome(timeout))
 
     def status(self) -> Whereabouts:

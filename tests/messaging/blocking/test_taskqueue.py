@@ -18,6 +18,7 @@ from fogactors.errors import (
     MessageTooLarge,
     QueueFull,
     ResultTimeout,
+    SubmitterClosed,
     TaskFailed,
     TopologyMismatch,
     WireError,
@@ -261,6 +262,25 @@ def test_a_worker_that_is_stopped_while_the_connection_breaks_has_stopped(place:
         handle.outcome(TIMEOUT_S)
         queue.stop()
         thread.end()
+
+
+def test_disconnect_ends_the_wait_for_a_result_at_once(place: Place):
+    queue = TaskQueue(place.url, f"{word()}.tasks", store=place.store)
+    with queue:
+        handle = queue.submit("nobody.does.it")
+        waits = [Worker(handle.result, 60), Worker(handle.outcome, 60)]
+        eventually(lambda: _waiting(queue) == 2, "both wait")
+        began = time.monotonic()
+    for each in waits:
+        with pytest.raises(SubmitterClosed, match="was closed"):
+            each.end()
+    assert time.monotonic() - began < 5
+
+
+def _waiting(queue: TaskQueue) -> int:
+    held = queue._held
+    assert held is not None
+    return sum(len(each) for each in held.inner.submitter._waiting.values())
 
 
 def test_a_handler_may_submit_and_publish(place: Place):
