@@ -111,8 +111,8 @@ class RPCServer:
         return self._session
 
     async def start(self) -> None:
-        """Serve; returns when the broker knows of it. Raises `ConfigError` without a handler, and what
-        `Session.start` raises."""
+        """Serve; returns when the broker knows of it. Raises `ConfigError` without a handler, `TopologyMismatch` when
+        there is no such exchange, and what `Session.start` raises."""
         if self._handler is None:
             raise ConfigError(f"{self.service} has no handler; give it one with @server.handler")
         service = Service(

@@ -44,7 +44,7 @@ from fogactors.errors import (
 from fogactors.messages import RpcReply, RpcRequest
 from fogactors.messaging.context import causation_id, correlation_id
 from fogactors.messaging.handlers import BAD_VALUE, to_json
-from fogactors.messaging.rpc_serving import REPLY_PREFIX, check_service, service_queue
+from fogactors.messaging.rpc_serving import REPLY_PREFIX, check_exchange, check_service, service_queue
 from fogactors.messaging.session import Session
 from fogactors.wire.access import control_queue
 from fogactors.wire.codec import decode, encode
@@ -106,6 +106,7 @@ class _Replies(Actor[Any]):
 
     async def on_start(self) -> None:
         bus = self._session.bus
+        await check_exchange(bus, self._exchange)
         key = f"{REPLY_PREFIX}{secrets.token_hex(8)}"
         # Of the name of its user's own queues: the only ones that a user may make who has no more than it needs.
         queue = await bus.open_exclusive(control_queue(self._session.user, key), ((self._exchange, key),))
@@ -238,6 +239,7 @@ class RPCClient:
         self._table = _Table()
 
     async def __aenter__(self) -> RPCClient:
+        """Raises what `Session.open` raises, and `TopologyMismatch` when there is no such exchange."""
         async with AsyncExitStack() as stack:
             session = self._broker
             if isinstance(session, str):

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import anyio
 from msgspec import Raw
 
-from fogactors.bus.base import Consumer, Delivery, Message
+from fogactors.bus.base import Bus, Consumer, Delivery, Message
 from fogactors.core import Actor, Exit, StopRequested
 from fogactors.errors import (
     ActorError,
@@ -23,6 +23,7 @@ from fogactors.errors import (
     ConfigError,
     MessageTooLarge,
     StrayCancellation,
+    TopologyMismatch,
     WireError,
 )
 from fogactors.messages import ErrorInfo, RpcReply, RpcRequest
@@ -31,7 +32,7 @@ from fogactors.messaging.handlers import BAD_VALUE, Handler, to_json
 from fogactors.messaging.session import Session
 from fogactors.messaging.threads import Place, Threads
 from fogactors.wire.codec import decode, encode
-from fogactors.wire.topology import RPC, RPC_PREFIX, Binding, Queue, Topology
+from fogactors.wire.topology import RPC, RPC_PREFIX, Binding, Exchange, Queue, Topology
 
 __all__ = [
     "BAD_REQUEST",
@@ -41,6 +42,7 @@ __all__ = [
     "RequestFailed",
     "Service",
     "Serving",
+    "check_exchange",
     "check_service",
     "service_queue",
 ]
@@ -75,6 +77,12 @@ def check_service(name: str) -> str:
 def service_queue(service: str) -> str:
     """Where the requests of a service wait."""
     return f"{RPC_PREFIX}{service}"
+
+
+async def check_exchange(bus: Bus, exchange: str) -> None:
+    """Raises `TopologyMismatch` when it is not there: to bind a queue to it says so as well, but not what to do."""
+    if missing := await bus.check(Topology(exchanges=(Exchange(exchange, "direct"),))):
+        raise TopologyMismatch(f"calls: {missing[0]}; run `fogactors topology apply`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +149,7 @@ class Serving(Actor[Any]):
 
     async def on_start(self) -> None:
         queue, bus = service_queue(self._service.name), self._session.bus
+        await check_exchange(bus, self._service.exchange)
         binding = Binding(self._service.exchange, self._service.name, queue)
         await bus.declare(Topology(queues=(Queue(queue),), bindings=(binding,)))
         self._consumer = await bus.consume(queue, self._take, prefetch=self._service.prefetch, on_lost=self._on_lost)

@@ -104,7 +104,8 @@ class RPCServer(Face[Session]):
         A second signal ends the process at once. In a thread that is not the main one it waits for `stop()`, the end of
         the main thread, or a signal that stops another wait in the main thread.
 
-        Raises `ConfigError` without a handler, `BusUnavailable`, `AccessRefused`.
+        Raises `ConfigError` without a handler, `TopologyMismatch` when there is no such exchange, `BusUnavailable`,
+        `AccessRefused`.
         """
         fn = self._handler
         if fn is None:

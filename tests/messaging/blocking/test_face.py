@@ -11,13 +11,14 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from fogactors.errors import BusUnavailable, ConfigError
+from fogactors.errors import BusUnavailable, ConfigError, TopologyMismatch
 from fogactors.messaging.blocking import EventBus, RPCClient, RPCServer, TaskQueue
 from fogactors.messaging.blocking.defaults import broker_url
 from fogactors.messaging.blocking.loop import Loop, current
 from fogactors.messaging.blocking.stopping import Wait
 
-from .support import Heard, Worker, eventually, word
+from .conftest import Place
+from .support import Heard, Worker, assert_one_line, eventually, word
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,28 @@ def test_before_connect_and_after_disconnect_it_says_so():
             face.stop()
             face.connect()
             face.disconnect()
+
+
+def no_exchange(kind: str, url: str, exchange: str) -> None:
+    match kind:
+        case "events":
+            EventBus(url, "shop", exchange=exchange).connect()
+        case "tasks":
+            TaskQueue(url, f"{word()}.tasks", exchange=exchange).connect()
+        case "caller":
+            RPCClient(url, exchange=exchange).connect()
+        case _:
+            with RPCServer(url, f"{word()}.rpc", exchange=exchange) as server:
+                server.register_handler(repr)
+                server.start()
+
+
+@pytest.mark.parametrize("kind", ["events", "tasks", "caller", "server"])
+def test_an_exchange_that_is_not_there_is_named_with_what_to_run(place: Place, kind: str):
+    exchange = f"{word()}.nowhere"
+    with pytest.raises(TopologyMismatch, match=rf"exchange '?{exchange}.*run `fogactors topology apply`") as raised:
+        no_exchange(kind, place.url, exchange)
+    assert_one_line(raised.value)
 
 
 @pytest.mark.asyncio
