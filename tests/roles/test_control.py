@@ -10,14 +10,17 @@ import anyio
 import msgspec
 import pytest
 
-from fogactors.bus import Message
-from fogactors.core import ActorExited, ActorStarted
+from fogactors.app.program import Program
+from fogactors.app.settings import Settings
+from fogactors.bus import MemoryBus, Message
+from fogactors.core import ActorExited, ActorStarted, Events
 from fogactors.errors import TaskCancelled
 from fogactors.messages import Control, ControlReply
-from fogactors.tasks.events import TaskHandedBack, TaskStarted
+from fogactors.tasks.client import Submitter
+from fogactors.tasks.events import TaskEnded, TaskHandedBack, TaskStarted
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.task import task
-from fogactors.testing import eventually, fog
+from fogactors.testing import EventRecorder, eventually, fog
 from fogactors.wire import decode, encode
 from fogactors.wire.topology import CONTROL, RESULTS
 
@@ -167,6 +170,39 @@ async def test_what_runs_is_cancelled(kind):
         await system.wait_idle()
         assert (await (await system.submit(echo, "next")).result(5)) == "next"
         assert system.ready("tasks.normal") == system.ready("dlq") == 0
+
+
+def state_of(nodes, id_):
+    """Of the first that has this id."""
+    for node in nodes:
+        if (found := node.state if node.id == id_ else state_of(node.children, id_)) is not None:
+            return found
+    return None
+
+
+async def test_a_program_that_drains_is_asked_and_told_to_cancel_as_ever():
+    """The ear of a role stops before its executor; but a program drains its executors before it stops anything."""
+    gates["d"], events, found = anyio.Event(), Events(), []
+
+    async def operate(program):
+        bus = MemoryBus(program.services.broker, name="operator")
+        await bus.open()
+        async with Submitter(bus, program.context.coord, program.context.tiers) as submitter:
+            handle = await submitter.submit(wait_for, "d")
+            await recorder.wait_for(TaskStarted, task_id=handle.id)
+            leaving.set()
+            await eventually(lambda: state_of(program.system.tree(), "executor") == "stopping", "it drains")
+            found.append((await handle.where()).state)
+            found.append((await handle.cancel()).found)
+
+    recorder, leaving = EventRecorder(events), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        start = Program.start(Settings(), ("tier-executor",), tiers=("light",), registry=registry, events=events)
+        async with start as program:
+            tasks.start_soon(operate, program)
+            await leaving.wait()
+    assert found == ["running", "running"]
+    assert recorder.of(TaskEnded)[0].state == "cancelled"
 
 
 async def test_what_waits_is_cancelled_and_never_runs():
