@@ -253,18 +253,33 @@ class Stack:
         program = ("sh", "-c", 'exec redis-cli ${REDIS_CLI_OPTIONS:-} "$@"', "sh", *login, *command)
         return engine.docker("exec", self.container("redis", "manager1"), *program, timeout=15).strip()
 
-    def events(self, service: str, since: float) -> list[dict[str, Any]]:
-        """What a role of ours has logged since then (seconds since the epoch)."""
+    def said(self, service: str, since: float) -> list[str]:
+        """What a service has printed since then (seconds since the epoch)."""
         at = datetime.fromtimestamp(since, UTC).isoformat()
         command = ("service", "logs", "--raw", "--since", at, f"{NAME}_{service}")
         # It fails while a task waits for its place, and has printed what there is by then.
         program = ("sh", "-c", '"$@" 2>&1 || true', "sh", DOCKER, "--host", self.manager.socket, *command)
-        said = run(program, timeout=30)
+        return run(program, timeout=30).splitlines()
+
+    def events(self, service: str, since: float) -> list[dict[str, Any]]:
+        """What a role of ours has logged since then."""
         found: list[dict[str, Any]] = []
-        for line in said.splitlines():
+        for line in self.said(service, since):
             with suppress(ValueError):
                 found.append(dict(json.loads(line)))
         return [each for each in found if "event" in each]
+
+    def heard_down(self, node: str, since: float) -> dict[str, float]:
+        """How the other brokers noticed that a node is down, and the seconds until the last of them did."""
+        pattern = re.compile(rf"(\S+ \S+) \[\w+\] \S+ node '?rabbit@{node}'? down: (\w+)")
+        heard: dict[str, float] = {}
+        for broker in BROKERS:
+            if broker != node:
+                lines = map(pattern.match, self.said(broker, since))
+                for line in [match for match in lines if match][:1]:
+                    after = datetime.fromisoformat(line[1]).timestamp() - since
+                    heard[line[2]] = max(heard.get(line[2], 0.0), round(after, 2))
+        return heard
 
     def traces(self, load: str) -> Iterator[tuple[int, float]]:
         """Each run of a task of this load, number and time, from what the engines keep of the executors' output."""

@@ -83,6 +83,7 @@ def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, time_of_five
         it.strike()
         kill(stack, broker)
         it.figures["whole, s"] = round(it.wait_whole(120), 1)
+        it.figures["noticed by the others after, s"] = stack.heard_down(broker, it.at)
     assert it.figures["whole, s"] < 45
     assert it.figures[FIRST_CONFIRM] < 5
 
