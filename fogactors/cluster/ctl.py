@@ -198,4 +198,7 @@ def _kind(output: str) -> Literal["refused", "away", "failed"]:
 
 def _reason(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("Error")), " ".join(lines[:3]))[:300]
+    at = next((number for number, line in enumerate(lines) if line.startswith("Error")), None)
+    if at is None:
+        return " ".join(lines[:3])[:300]
+    return " ".join(lines[at : at + 1 if lines[at] != "Error:" else at + 3])[:300]  # some begin it on the next line

@@ -56,6 +56,21 @@ async def test_why_it_failed(tmp_path, output, kind):
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("Asked.\nError: no such queue\nmore", "Error: no such queue"),
+        ("Error:\n{:timeout, :leader}\n", "Error: {:timeout, :leader}"),
+        ("a\nb\nc\nd", "a b c"),
+    ],
+)
+async def test_the_reason_is_in_the_message(tmp_path, output, reason):
+    (tmp_path / "answer").write_text(output)
+    with pytest.raises(CtlFailed) as caught:
+        await ctl(tmp_path, f"cat {tmp_path}/answer; exit 69").drain(5)
+    assert str(caught.value) == f"rabbitmq-upgrade drain ended with 69: {reason}"
+
+
 async def test_who_the_users_are(tmp_path):
     (tmp_path / "answer").write_text('[{"user":"guest","tags":["administrator"]},{"user":"w","tags":[]},{"user":"x"}]')
 

@@ -37,12 +37,15 @@ async def test_rabbitmq_takes_every_line_and_uses_it(version):
     async with running(RabbitMQ(version, settings=settings, advanced=advanced)) as server:
         in_force = re.sub(r"\s+", "", await server.ctl("environment"))
         limit = int(await server.ctl("eval", "vm_memory_monitor:get_memory_limit()."))
+        between_nodes = await server.ctl(
+            "eval", "{net_kernel:get_net_ticktime(), element(5, sys:get_state(net_kernel))}."
+        )
+    assert between_nodes.split() == ["{30,3000}"]
     assert limit == pytest.approx(0.6 * 1536 * 2**20, rel=0.001)
     for term in (
         "{consumer_timeout,1800000}",
         "{dead_letter_worker_consumer_prefetch,1000}",
         "{dead_letter_worker_publisher_confirm_timeout,5000}",
-        "{net_ticktime,30}",
         '{disk_free_limit,"2GB"}',
         "{quorum_cluster_size,3}",
         '{queue_leader_locator,<<"balanced">>}',

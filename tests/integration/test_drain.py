@@ -72,6 +72,7 @@ async def test_under_load_what_fits_finishes_and_the_rest_starts_elsewhere_soon(
 
         began = time.monotonic()
         leaving.process.terminate()
+        await until(lambda: bool(leaving.logged("TaskHandedBack")), f"it drains: {leaving}")
         soon.touch()
         await anyio.sleep(NOTHING_NEW_S)  # the time that it has
         late = [await submit(submitter, fog, "append", path=tmp_path / "late", line=f"{n}") for n in range(20)]

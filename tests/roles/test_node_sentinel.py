@@ -65,6 +65,9 @@ case "$*" in
     [ "$2" = -n ] && name="$3"
     [ "$name" != {node} ] || [ -e "$here/up" ] || {{ echo "Error: unable to perform an operation on node"; exit 69; }}
     cat "$here/status-$name" ;;
+*await_online_quorum_plus_one*)
+    rm "$here/elects" 2>/dev/null || exit 0
+    echo "Error:"; echo "a queue does not answer"; exit 69 ;;
 *list_queues*) echo '[]' ;;
 *list_users*) cat "$here/users" 2>/dev/null || echo '[{{"user":"guest","tags":["administrator"]}}]' ;;
 esac
@@ -499,6 +502,17 @@ async def test_a_stop_waits_its_turn_drains_and_ends_the_server(tmp_path):
         ]
         await here.sentinel.coord.release(other)
         assert not here.sentinel.server.running
+
+
+async def test_a_stop_asks_again_while_a_queue_does_not_answer(tmp_path):
+    async with stage(tmp_path, A, stop_wait_s=20.0) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            await recorder.wait_for(SetupDone, count=2)
+            (tmp_path / "elects").touch()
+        assert ("quorum without us", "done") in [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
+        assert sum("await_online_quorum_plus_one" in call for call in here.calls) == 2
 
 
 async def test_no_branch_escalates(tmp_path):

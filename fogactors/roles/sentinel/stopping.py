@@ -77,7 +77,7 @@ class Stopper(Actor[Any]):
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep)
-            await self._step("quorum without us", deadline, it.ctl.await_quorum_plus_one)
+            await self._step("quorum without us", deadline, self._quorum_without_us)
             await self._step("drain", anyio.current_time() + it.config.stop_drain_s, it.ctl.drain)
             tasks.cancel_scope.cancel()
 
@@ -108,6 +108,17 @@ class Stopper(Actor[Any]):
             with suppress(CoordError, TimeoutError), anyio.fail_after(STORE_S):
                 await it.coord.renew(it.stop_lease)
             await anyio.sleep(self._lease_s / 3)
+
+    async def _quorum_without_us(self, timeout: float) -> None:
+        """The tool waits, but ends at once when a queue does not answer it, as one that elects a leader."""
+        deadline = anyio.current_time() + timeout
+        while True:
+            try:
+                return await self._it.ctl.await_quorum_plus_one(deadline - anyio.current_time())
+            except CtlFailed as error:
+                if error.kind != "failed" or anyio.current_time() + TURN_S >= deadline:
+                    raise
+            await anyio.sleep(TURN_S)
 
     async def _step(self, name: str, deadline: float, do: Callable[[float], Awaitable[None]]) -> None:
         left = deadline - anyio.current_time()
