@@ -27,12 +27,13 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
   runs that were counted in another way, which saw a part of them.
 - *refused*: publishes that raised. The load repeats them, with the same id, where the measured column counts them.
 
-When one node is killed the others mostly see its connections end, and each queue whose leader it was has another after
-about a second. Now and then (twice in ten kills here) nothing confirms for 7.5 s.
+When one node is killed the others see its connections end, and each queue whose leader it was has another after about
+a second. Twice in a dozen kills nothing confirmed for 7.5 s, which is Erlang's patience (7 s, `net_setuptime`) with an
+address that is gone; the image has 3 s since.
 
 The hosts have no routing mesh, as [swarm.md](swarm.md) advises. With it, coordination was back 46 s after the lost
 host: its engine waited for 30 s for an answer that was lost between two of its own threads, and started nothing
-meanwhile. Without it, in one run of four, Redis ran again after 2 s and no other host found it within two minutes; the
+meanwhile. Without it, in one run of three, Redis ran again after 2 s and no other host found it within two minutes; the
 engine here is 20.10.24, and [newer ones](https://github.com/moby/moby/pull/53688) mend what fits that.
 
 """
