@@ -14,10 +14,11 @@ import anyio
 import pytest
 
 from fogactors.app.probe import ask
-from fogactors.bus import Delivery
+from fogactors.bus import Bus, Delivery, Message
 from fogactors.errors import BusError
 from fogactors.messages import NodeMetrics
 from fogactors.wire.codec import decode
+from fogactors.wire.topology import TASKS
 from tests.integration.broker_node import Node
 from tests.integration.brokers import Brokers
 from tests.integration.fog import until
@@ -76,6 +77,48 @@ async def test_a_node_that_is_killed_comes_back_with_its_data(brokers):
 
     assert brokers.plans(marks) == {"Start"}
     assert await brokers.take_all() == sent
+
+
+async def test_behaviour_3_a_node_is_killed_at_500_messages_a_second(brokers, record_property):
+    node = brokers.nodes[1]
+    confirmed: set[str] = set()
+    refused: set[str] = set()
+    enough = anyio.Event()
+
+    async def publish(bus: Bus, id_: str) -> None:
+        try:
+            await bus.publish(TASKS, "normal", Message(id_.encode(), message_id=id_), timeout=20.0)
+            confirmed.add(id_)
+        except BusError:
+            refused.add(id_)
+
+    async def load(number: int) -> None:
+        """A third of it, at a node of its own while that lives."""
+        nodes, sent, began = (brokers.nodes[number],), 0, anyio.current_time()
+        while not enough.is_set():
+            async with brokers.bus(*nodes) as bus, anyio.create_task_group() as publishes:
+                while bus.is_open and not enough.is_set():
+                    publishes.start_soon(publish, bus, f"{number}-{sent}")
+                    sent += 1
+                    await anyio.sleep_until(began + sent * 3 / 500)
+            nodes = ()
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as loads:
+            for number in range(3):
+                loads.start_soon(load, number)
+            await until(lambda: len(confirmed) >= 1000, "a load")
+            node.kill9()
+            before = len(confirmed)
+            await until(lambda: len(confirmed) >= before + 1000, "the others go on")
+            node.start()
+            enough.set()
+    await brokers.wait_whole()
+
+    record_property("confirmed, refused", (len(confirmed), len(refused)))
+    # All publishes have ended, so what was not confirmed has raised.
+    there = await brokers.take_all()
+    assert confirmed <= there <= confirmed | refused
 
 
 async def test_the_master_lease_moves_when_its_holder_is_killed(brokers):
