@@ -21,7 +21,7 @@ from fogactors.app.topology import apply_topology
 from fogactors.errors import NoSuchService
 from fogactors.wire import Policy, fog_topology
 from fogactors.wire.work import declared_work
-from tests.integration.fog import Services, connected
+from tests.integration.fog import Services, connected, until
 
 ROOT = Path(__file__).parents[2]
 DECLARES = ROOT / "examples/kitt/actors.toml"
@@ -156,9 +156,15 @@ def test_processes_on_a_rabbitmq(bare, command):
 
 def limits(services: Services) -> None:
     """As the broker says that they are in force."""
-    there = {each["name"]: each for each in services.api("GET", f"/queues/{quote(services.vhost, safe='')}")}
+
+    def queues() -> dict[str, Any]:
+        return {each["name"]: each for each in services.api("GET", f"/queues/{quote(services.vhost, safe='')}")}
+
     bands = {f"{name}{band}": length for name, length in TASKS.items() for band in ("", ".high", ".low")}
-    for name, length in {**{name: policy.max_length for name, policy in TABLE.items()}, **bands}.items():
+    limits = {**{name: policy.max_length for name, policy in TABLE.items()}, **bands}
+    anyio.run(until, lambda: all("policy" in queues()[name] for name in limits), "it has looked at each queue")
+    there = queues()
+    for name, length in limits.items():
         assert (there[name]["type"], there[name]["durable"]) == ("quorum", True)
         assert there[name]["policy"] == f"fog.{name}"
         assert there[name]["effective_policy_definition"].get("max-length") == length
