@@ -27,9 +27,9 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
   runs that were counted in another way, which saw a part of them.
 - *refused*: publishes that raised. The load repeats them, with the same id, where the measured column counts them.
 
-When one node is killed the others see its connections end, and each queue whose leader it was has another after about
-a second. Twice in a dozen kills nothing confirmed for 7.5 s, which is Erlang's patience (7 s, `net_setuptime`) with an
-address that is gone; the image has 3 s since.
+When one node is killed the others see its connections end within half a second, and each queue whose leader it was has
+another after about one. Now and then nothing confirms for longer: who sends something to a node whose address is gone
+is held up for `net_setuptime`. With Erlang's own 7 s that made 7.5 s in two of twelve kills; the image has 3 s.
 
 The hosts have no routing mesh, as [swarm.md](swarm.md) advises. With it, coordination was back 46 s after the lost
 host: its engine waited for 30 s for an answer that was lost between two of its own threads, and started nothing
