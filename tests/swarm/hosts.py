@@ -235,7 +235,7 @@ class Hosts:
         remove_leg()
 
     def form_swarm(self) -> None:
-        """Make the three managers and the two workers one Swarm, without the routing mesh: docs/failover.md says why."""
+        """Make three managers and two workers one Swarm, without the routing mesh: docs/failover.md says why."""
         first = self.engines[MANAGERS[0]]
         first.docker("swarm", "init", "--advertise-addr", first.address)
         first.docker("network", "rm", "ingress", stdin="y\n")
