@@ -36,7 +36,23 @@ class Program:
             time.sleep(0.02)
 
     def signal(self, number: signal.Signals) -> None:
+        """Sent once it blocks in a call that signals stop: a handler may have begun before its main thread got there,
+        and until then SIGTERM ends it as it ends any program."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._catches(signal.SIGTERM):
+            assert self.process.poll() is None, f"it has ended with {self.process.returncode}, and said:\n{self.said}"
+            assert time.monotonic() < deadline, f"it never waited for signals; it said:\n{self.said}"
+            time.sleep(0.01)
         self.process.send_signal(number)
+
+    def _catches(self, number: signal.Signals) -> bool:
+        """As the kernel says; where it does not (no /proc), it is taken for granted."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except FileNotFoundError:
+            return True
+        caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+        return bool(int(caught, 16) >> (number - 1) & 1)
 
     def end(self, timeout: float = DEADLINE_S) -> int:
         """Its exit code."""
