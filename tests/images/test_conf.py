@@ -71,6 +71,6 @@ async def test_redis_takes_every_line_and_evicts_nothing():
         "appendonly": "yes",
         "appendfsync": "always",
         "save": "",
-        "io-threads": "4",
+        "io-threads": "1",
         "maxclients": "10000",
     }
