@@ -76,8 +76,9 @@ class LoadRun:
 
         wait_for(f"{more} more confirmed tasks ({self.status()})", there, timeout=timeout)
 
-    def finish(self, timeout: float = 240) -> dict[str, Any]:
-        """Stop publishing, wait until all is accounted for; the report. Raises SwarmFailed."""
+    def finish(self, timeout: float = 900) -> dict[str, Any]:
+        """Stop publishing, wait until all is accounted for, which with a backlog takes minutes; the report. Raises
+        SwarmFailed."""
         (self.folder / "stop").touch()
 
         def reported() -> bool:

@@ -20,8 +20,7 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
 - *whole*: from the fault to three members, all replicas and consumers on every task queue.
 - *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters when the check
-  ends, 180 s after the load. One that still waits in its queue is among them: then fewer ran than were confirmed. A row
-  with any has not passed.
+  ends: when all are accounted for, or no more were in 180 s. A row with any has not passed.
 - *ran again*: tasks that ran more than once, and all runs together. Each run leaves a line in the output of its
   executor, which the engine of its host keeps; a scenario fails when a confirmed task has left none. Empty in rows of
   runs that were counted in another way, which saw a part of them.

@@ -1,8 +1,8 @@
 """The load: tasks for every task queue at a steady rate, a ledger of what was confirmed, and the check of it.
 
 `python -m tests.swarm.load FOLDER --rate 500` runs in a container of its own on the stack's network. It publishes until
-FOLDER/stop exists, then waits until each confirmed task is accounted for, or for `--settle` seconds, and
-writes FOLDER/report.json. FOLDER/ledger is the account, FOLDER/status.json says twice a second how it goes.
+FOLDER/stop exists, then waits until each confirmed task is accounted for, or until no more were in `--settle` seconds,
+and writes FOLDER/report.json. FOLDER/ledger is the account, FOLDER/status.json says twice a second how it goes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ IN_FLIGHT = 300
 """Publishes of one lane that wait for their confirm: what a client keeps while a broker elects."""
 TICK_S = 0.02
 LOOK_S = 1.0
-READERS = 32
+IN_A_ROW = 100
+"""Tasks of one lane without an end, one after the other: those behind them hardly have one yet."""
 
 
 class Load:
@@ -134,36 +135,48 @@ class Check:
         self.dead: set[str] = set()
         self.waits: dict[str, float] = {}
 
-    async def settle(self, entries: list[Entry], timeout: float) -> None:
-        """Returns when all entries are accounted for, or after `timeout` seconds."""
-        with anyio.move_on_after(timeout):
-            while True:
-                open_ids = [e.id for e in entries if e.id not in self.ends and e.id not in self.dead]
-                if not open_ids:
-                    return
-                try:
-                    await self._read_ends(open_ids)
-                    async for letters in self._coord.letters.scan():
-                        self.dead.update(letter.task_id for letter in letters if letter.task_id is not None)
-                except* CoordError:
-                    pass  # away: what is there is read when it is back
-                await anyio.sleep(LOOK_S)
+    async def settle(self, entries: list[Entry], patience: float) -> None:
+        """Returns when all entries are accounted for, or when for `patience` seconds nothing more was."""
+        quiet_since = anyio.current_time()
+        before, look_at_all = 0, False
+        while open_entries := [e for e in entries if e.id not in self.ends and e.id not in self.dead]:
+            try:
+                await self._read_ends(open_entries, len(entries) if look_at_all else IN_A_ROW)
+                async for letters in self._coord.letters.scan():
+                    self.dead.update(letter.task_id for letter in letters if letter.task_id is not None)
+            except* CoordError:
+                pass  # away: what is there is read when it is back
+            known = len(self.ends) + len(self.dead)
+            look_at_all = known == before
+            if not look_at_all:
+                before, quiet_since = known, anyio.current_time()
+            elif anyio.current_time() - quiet_since > patience:
+                return
+            await anyio.sleep(LOOK_S)
 
-    async def _read_ends(self, ids: list[str]) -> None:
-        rest = iter(ids)
+    async def _read_ends(self, entries: list[Entry], in_a_row: int) -> None:
+        """Lane by lane, in the order of their confirms. To ask for all of a backlog takes from those who run it."""
+        lanes: dict[str, list[str]] = {}
+        for entry in entries:
+            lanes.setdefault(entry.lane, []).append(entry.id)
 
-        async def reader() -> None:
-            for task_id in rest:
+        async def reader(ids: list[str]) -> None:
+            missed = 0
+            for task_id in ids:
                 result = await self._coord.result(task_id)
                 if result is None:
+                    missed += 1
+                    if missed == in_a_row:
+                        return
                     continue
+                missed = 0
                 self.ends[task_id] = result.state
                 if result.created is not None and result.started is not None:
                     self.waits[task_id] = (result.started - result.created).total_seconds()
 
         async with anyio.create_task_group() as readers:
-            for _ in range(READERS):
-                readers.start_soon(reader)
+            for ids in lanes.values():
+                readers.start_soon(reader, ids)
 
 
 async def run(
