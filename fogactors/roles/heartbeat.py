@@ -33,7 +33,7 @@ __all__ = ["HeartbeatActor", "HeartbeatLost", "LoopBlocked", "tree"]
 
 TURN_S: Final = 0.2
 """How often the loop shows that it turns."""
-AGAIN_S: Final = 2.0
+AGAIN_S: Final = 1.0
 """After a beat that could not be written: a store that is back should know soon who is there."""
 
 

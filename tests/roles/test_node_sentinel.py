@@ -37,6 +37,7 @@ from fogactors.roles.sentinel.state import (
     SetupDone,
     StaleData,
     StopTurn,
+    StoreAway,
 )
 from fogactors.testing import EventRecorder
 from fogactors.testing.kit import eventually
@@ -465,6 +466,20 @@ async def test_who_is_cut_off_leaves_the_master_lease_to_one_that_is_not(tmp_pat
             here.says(A, f"{A} {B} {C}", f"{A} {B} {C}")
             (tmp_path / "up").touch()
             await held_by(A)
+
+
+async def test_a_store_that_is_back_has_a_master_before_the_next_turn_is_due(tmp_path):
+    async with stage(tmp_path, A, lease_s=60.0) as here:  # a turn takes 20 s
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+            here.store.away = True
+            here.sentinel.tell_changed()  # or it would notice 20 s later
+            await recorder.wait_for(StoreAway, away=True)
+            here.store.expire_now("leases")
+            here.store.away = False
+            await recorder.wait_for(StoreAway, away=False, timeout=8)
+            assert await here.sentinel.coord.holder("rabbitmq:cluster:master") == A
 
 
 async def test_another_cookie_is_refused_and_said_once(tmp_path):

@@ -121,13 +121,16 @@ def from_redis(stack: Stack, *command: str) -> str:
         return ""
 
 
-def wait_coordination(stack: Stack, beats: int, timeout: float) -> float:
-    """Until Redis answers, somebody is master and so many brokers beat; the seconds that it took."""
+def wait_coordination(stack: Stack, beats: int, since: float, timeout: float) -> float:
+    """Until Redis answers, somebody is master, and so many brokers have beaten since then (seconds since the epoch):
+    what Redis kept from before its end does not count. The seconds that it took from now."""
     began = time.monotonic()
 
     def there() -> bool:
         keys = from_redis(stack, "keys", "rabbitmq:node:*:heartbeat").split()
-        return len(keys) >= beats and from_redis(stack, "get", failover.MASTER) != ""
+        # Whole seconds of Redis' own clock.
+        fresh = [at for at in from_redis(stack, "mget", *keys).split() if int(at) >= int(since)] if keys else []
+        return len(fresh) >= beats and from_redis(stack, "get", failover.MASTER) != ""
 
     wait_for(f"a master and the heartbeats of {beats} brokers", there, timeout=timeout)
     return time.monotonic() - began

@@ -18,6 +18,8 @@ from fogactors.roles.sentinel.state import Sentinel, StoreAway
 __all__ = ["LeaseKeeper"]
 
 STORE_S: Final = 5.0
+AGAIN_S: Final = 1.0
+"""After a turn without an answer: a store that is back should not be without a master for as long as a turn takes."""
 
 
 class LeaseKeeper(Actor[Any]):
@@ -32,7 +34,8 @@ class LeaseKeeper(Actor[Any]):
         while not self.ctx.stop_requested:
             changed = self._it.changed
             await self._guarded()
-            with anyio.move_on_after(self._it.config.lease_s / 3):
+            turn_s = self._it.config.lease_s / 3
+            with anyio.move_on_after(min(turn_s, AGAIN_S) if self._away else turn_s):
                 async with anyio.create_task_group() as tasks:
 
                     async def until(wait: Any) -> None:
