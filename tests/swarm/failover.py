@@ -62,8 +62,8 @@ def record(
     quiet: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a row, in the place of an earlier one of the same scenario and version. `version`: of RabbitMQ, as it was
-    asked for; `versions`: of the servers that ran, as they say."""
+    """Add a row, in the place of an earlier one of the same scenario, version and rate. `version`: of RabbitMQ, as it
+    was asked for; `versions`: of the servers that ran, as they say; `rate`: tasks per second, 0 where it has none."""
     row = {"scenario": name, "rabbitmq": version, "seed": seed, "rate": rate, "figures": dict(figures)}
     if versions is not None:
         row["versions"] = dict(versions)
@@ -76,8 +76,9 @@ def record(
     if target:
         path = Path(target)
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        rows = [each for each in rows if (each["scenario"], each["rabbitmq"]) != (name, version)]
-        path.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+        rows = {(each["scenario"], each["rabbitmq"], each["rate"]): each for each in rows}
+        rows[name, version, rate] = row
+        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
 
 
 def page(rows: list[dict[str, Any]]) -> str:

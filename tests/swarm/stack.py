@@ -86,6 +86,9 @@ class Stack:
         self.make("secrets", "--env", str(self._env))
         if self.tls:
             self.make("certs", "--certs", str(self.certs))
+        self._read_passwords()
+
+    def _read_passwords(self) -> None:
         values = dict(line.split("=", 1) for line in self._env.read_text().splitlines() if re.match("[A-Z]", line))
         self.passwords = {key.removesuffix("_password"): values[name] for name, key in PASSWORDS.items()}
 
@@ -109,6 +112,12 @@ class Stack:
         said = self.make("update", "--env", str(self._env), "--certs", str(self.certs), tag=tag, timeout=900)
         self.tag = tag
         return said
+
+    def renew(self, *names: str) -> None:
+        """New passwords for these variables, and an update that brings them."""
+        self.make("secrets", "--env", str(self._env), *(word for name in names for word in ("--renew", name)))
+        self._read_passwords()
+        self.update(self.tag)
 
     # What can be seen of it.
 
@@ -252,6 +261,11 @@ class Stack:
         login = ("--user", "redis", "--pass", self.passwords["redis"], "--no-auth-warning")
         program = ("sh", "-c", 'exec redis-cli ${REDIS_CLI_OPTIONS:-} "$@"', "sh", *login, *command)
         return engine.docker("exec", self.container("redis", "manager1"), *program, timeout=15).strip()
+
+    def in_broker(self, *command: str) -> str:
+        """A program in the container of rabbitmq1. Raises SwarmFailed."""
+        host = BROKERS["rabbitmq1"]
+        return self.bed.hosts[host].docker("exec", self.container("rabbitmq1", host), *command, timeout=30)
 
     def said(self, service: str, since: float) -> list[str]:
         """What a service has printed since then (seconds since the epoch)."""

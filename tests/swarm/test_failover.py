@@ -20,20 +20,22 @@ REPORT = {
 def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "failover.json"
     monkeypatch.setenv("FOG_FAILOVER", str(path))
-    failover.record("cold start", "4.3", 7, 50.0, {"whole, s": 70.0})
+    failover.record("cold start", "4.3", 7, 0, {"whole, s": 70.0})
     failover.record(
         "one node killed", "4.3", 7, 50.0, {"whole, s": 99.0}, REPORT, {"tasks.normal": 1.5, "tasks.heavy": 2.5}
     )
     versions = {"rabbitmq": "4.0.5", "redis": "8.0.6"}
     failover.record("one node killed", "4.0", 7, 50.0, {"whole, s": 33.0}, versions=versions)
+    failover.record("one node killed", "4.3", 7, 500.0, {"whole, s": 39.0})
     failover.record(
         "one node killed", "4.3", 8, 50.0, {"whole, s": 31.5}, REPORT, {"tasks.normal": 1.5, "tasks.heavy": 2.25}
     )
     rows = json.loads(path.read_text())
-    assert [(row["scenario"], row["rabbitmq"], row["seed"]) for row in rows] == [
-        ("cold start", "4.3", 7),
-        ("one node killed", "4.0", 7),
-        ("one node killed", "4.3", 8),
+    assert [(row["scenario"], row["rabbitmq"], row["rate"], row["seed"]) for row in rows] == [
+        ("cold start", "4.3", 0, 7),
+        ("one node killed", "4.3", 50, 8),
+        ("one node killed", "4.0", 50, 7),
+        ("one node killed", "4.3", 500, 7),
     ]
     page = failover.page(rows)
     assert (
@@ -47,5 +49,5 @@ def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pyt
 def test_without_a_place_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FOG_FAILOVER", raising=False)
     monkeypatch.chdir(tmp_path)
-    failover.record("cold start", "4.3", 7, 50.0, {})
+    failover.record("cold start", "4.3", 7, 0, {})
     assert list(tmp_path.iterdir()) == []
