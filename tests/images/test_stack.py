@@ -171,6 +171,11 @@ def test_an_image_has_no_root_and_takes_any_base(image):
     assert "org.opencontainers.image.title" in instructions["LABEL"]
 
 
+@pytest.mark.parametrize("image", ["fogactors", "rabbitmq"])
+def test_who_looks_up_names_does_not_wait_for_the_sites_name_server(image):
+    assert 'RES_OPTIONS="timeout:1 attempts:2"' in (IMAGES / image / "Dockerfile").read_text()
+
+
 def expanded(value: str, tmp_path: Path) -> str:
     """As docker does it when nobody sets a variable; secrets lie elsewhere."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value).replace("/run/secrets", str(tmp_path))

@@ -148,7 +148,7 @@ class Engine:
             "--log-level": "warn",
         }
         # Without a network namespace it must not touch this machine's bridges and packet filter. In one, this machine's
-        # name server cannot be reached; where none listens, a name that nobody has is refused at once.
+        # name server cannot be reached, and none answers: as at a site that has lost its line.
         alone = ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
         alone = ["--dns", f"{NETWORK}.1"] if self.address else alone
         words = [word for pair in options.items() for word in pair]
@@ -288,6 +288,7 @@ class Hosts:
         engine.inside("ip", "addr", "add", f"{engine.address}/24", "dev", "eth0")
         engine.inside("ip", "link", "set", "eth0", "up")
         engine.inside("ip", "route", "add", "default", "via", f"{NETWORK}.1")
+        engine.inside("sh", "-c", "echo 5 >/proc/sys/net/ipv4/tcp_retries2")  # as docs/swarm.md has it
         engine.begin()
 
     def _plug(self, card: str) -> None:

@@ -19,6 +19,9 @@ __all__ = ["ENGINE", "Finding", "Need", "examine", "needs_of", "places_of"]
 ENGINE: Final = (20, 10)
 """The oldest Docker Engine: it has jobs, and configs and secrets with templates."""
 DISK_MB: Final = 10 * 1024
+RETRIES: Final = 8
+"""`net.ipv4.tcp_retries2`: a connection to a host without power is given up after 100 s; with 5, as docs/swarm.md has
+it, after 13; with Linux' own 15 after a quarter of an hour."""
 _SPARE: Final = 0.9
 """A machine that is sold with 4 GB has a little less: the kernel and the firmware take their part before us."""
 _LABEL: Final = re.compile(r"\s*node\.labels\.([\w.-]+)\s*==\s*(\S+)\s*")
@@ -89,7 +92,7 @@ def examine(
     services that are there already, whose ports are taken by themselves."""
     found = [*_managers(nodes), *_engines(nodes), *_placement(nodes, needs), *_size(nodes, needs)]
     if hosts is not None:
-        found += [*_disks(nodes, hosts), *_ports(nodes, needs, hosts, running)]
+        found += [*_disks(nodes, hosts), *_ports(nodes, needs, hosts, running), *_patience(nodes, hosts)]
     return sorted(found, key=lambda each: each.level != "error")
 
 
@@ -174,3 +177,10 @@ def _ports(
                 if facts is not None and port in facts.taken:
                     text = f"port {port}, which {need.service} publishes, is taken by something else"
                     yield Finding("error" if need.pinned else "warning", node.name, text)
+
+
+def _patience(nodes: Sequence[SwarmNode], hosts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    late = [node.name for node in nodes if (facts := hosts.get(node.name)) and (facts.tcp_retries2 or 0) > RETRIES]
+    if late:
+        text = "keeps connections to a host that lost power for minutes, and finds it late when it is back; `sysctl -w "
+        yield Finding("warning", ", ".join(late), f"{text}net.ipv4.tcp_retries2=5`, and a file in /etc/sysctl.d")

@@ -13,8 +13,12 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
 
 __all__ = ["facts", "taken"]
+
+_RETRIES: Final = Path("/proc/sys/net/ipv4/tcp_retries2")
 
 
 def taken(ports: Iterable[int]) -> list[int]:
@@ -32,9 +36,21 @@ def taken(ports: Iterable[int]) -> list[int]:
 
 
 def facts(ports: Iterable[int]) -> dict[str, object]:
-    """`disk_free_mb`: MiB where docker keeps containers, which is what a container has for its root."""
-    free_mb = shutil.disk_usage("/").free // 1_048_576
-    return {"host": os.environ.get("FOG_HOST", ""), "disk_free_mb": free_mb, "taken": taken(ports)}
+    """`disk_free_mb`: MiB where docker keeps containers, which is what a container has for its root. `tcp_retries2`: of
+    the host's network, which is this container's."""
+    return {
+        "host": os.environ.get("FOG_HOST", ""),
+        "disk_free_mb": shutil.disk_usage("/").free // 1_048_576,
+        "taken": taken(ports),
+        "tcp_retries2": _retries(),
+    }
+
+
+def _retries() -> int | None:
+    try:
+        return int(_RETRIES.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

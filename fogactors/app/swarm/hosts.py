@@ -22,10 +22,12 @@ _HOST_NETWORK: Final = "host"
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """`disk_free_mb`: MiB. `taken`: of the ports that were asked for, those on which something listens."""
+    """`disk_free_mb`: MiB. `taken`: of the ports that were asked for, those on which something listens. `tcp_retries2`:
+    how often Linux repeats what nobody acknowledges before it gives a connection up; None: it does not say."""
 
     disk_free_mb: int
     taken: tuple[int, ...] = ()
+    tcp_retries2: int | None = None
 
 
 def ask_hosts(
@@ -58,7 +60,9 @@ def _answers(text: str) -> dict[str, HostFacts]:
     for line in text.splitlines():
         try:
             answer: Mapping[str, Any] = json.loads(line)
-            found[answer["host"]] = HostFacts(int(answer["disk_free_mb"]), tuple(answer["taken"]))
+            found[answer["host"]] = HostFacts(
+                int(answer["disk_free_mb"]), tuple(answer["taken"]), answer.get("tcp_retries2")
+            )
         except (ValueError, KeyError, TypeError):
             continue  # something else that was said on the way
     return found

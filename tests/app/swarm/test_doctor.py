@@ -128,6 +128,13 @@ def test_disks_and_ports_are_what_the_hosts_say():
     ]
 
 
+def test_hosts_that_hold_on_to_dead_connections_are_named_together():
+    hosts = HEALTHY | {name: HostFacts(50_000, (), 15) for name in ("m1", "w2")} | {"m2": HostFacts(50_000, (), 8)}
+    [found] = examine(FIVE, NEEDS, hosts)
+    assert (found.level, found.about) == ("warning", "m1, w2")
+    assert "net.ipv4.tcp_retries2=5" in found.text
+
+
 def test_the_ports_of_a_stack_that_runs_are_its_own():
     hosts = HEALTHY | {"m1": HostFacts(50_000, (15672,))}
     assert examine(FIVE, NEEDS, hosts, running=["rabbitmq1"]) == []
@@ -154,6 +161,8 @@ def test_a_host_says_what_listens_and_how_much_disk_it_has():
     said = json.loads(done.stdout)
     assert (said["host"], said["taken"]) == ("here", [port])
     assert said["disk_free_mb"] > 0
+    if sys.platform == "linux":
+        assert said["tcp_retries2"] == int(Path("/proc/sys/net/ipv4/tcp_retries2").read_text())
 
 
 def answer(host: str, **facts) -> str:
@@ -161,12 +170,12 @@ def answer(host: str, **facts) -> str:
 
 
 def test_hosts_are_asked_until_all_have_answered_and_the_job_goes(client):
-    client.on("service logs", answer("m1"), "noise\n" + answer("m1") + answer("w1", taken=[15672]))
+    client.on("service logs", answer("m1"), "noise\n" + answer("m1") + answer("w1", taken=[15672], tcp_retries2=15))
     client.on("service ps", "Running 1 second ago\n")
     client.on("service create")
     client.on("service rm")
     found = ask_hosts(Docker(), "fogactors:latest", ["m1", "w1"], [15672, 9464], timeout=30)
-    assert found == {"m1": HostFacts(20_000), "w1": HostFacts(20_000, (15672,))}
+    assert found == {"m1": HostFacts(20_000), "w1": HostFacts(20_000, (15672,), 15)}
     [made] = client.calls("service create")
     assert made.words[-3:] == ["fogactors:latest", "15672", "9464"]
     [gone] = client.calls("service rm")
