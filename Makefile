@@ -56,6 +56,7 @@ test-full: check ## Run every check and every test, also those that take minutes
 failover: $(DEV) ## Break a Swarm of five hosts on this machine and write docs/failover.md (root, Linux)
 	@export FOG_FAILOVER=docs/failover.json FOG_SWARM_RATE=$${FOG_SWARM_RATE:-100}; failed=0; \
 	$(SCENARIOS) $(ARGS) || failed=1; \
+	FOG_SWARM_RATE=500 $(SCENARIOS) -m overload $(ARGS) || failed=1; \
 	FOG_SWARM_RABBITMQ=4.0 $(SCENARIOS) -m versions $(ARGS) || failed=1; \
 	FOG_SWARM_TLS=on $(SCENARIOS) -m "not slow" $(ARGS) || failed=1; \
 	$(PY) -m tests.swarm.failover docs/failover.json; exit $$failed

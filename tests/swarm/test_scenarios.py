@@ -1,7 +1,8 @@
 """The failover scenarios on the real stack, under load, with an account of every confirmed task.
 
-Each leaves a row in failover.json (see failover.py). FOG_SWARM_RATE: tasks per second, by default 500.
-FOG_SWARM_RABBITMQ: the brokers' version, FOG_SWARM_TLS=on: all of it with TLS; `make failover` runs what matters there.
+Each leaves a row in failover.json (see failover.py). FOG_SWARM_RATE: tasks per second, by default 500, which is more
+than two cores run: what is marked `overload` is for that rate too. FOG_SWARM_RABBITMQ: the brokers' version,
+FOG_SWARM_TLS=on: all of it with TLS; `make failover` runs what matters there.
 """
 
 import json
@@ -72,6 +73,7 @@ def test_the_main_job_runs_on_the_swarm(stack: Stack) -> None:
     assert said["succeeded"] > 0
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 @pytest.mark.versions
 @pytest.mark.parametrize("time_of_five", range(1, 6))
@@ -101,6 +103,7 @@ def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack) -> None
     assert it.figures["whole, s"] < 45
 
 
+@pytest.mark.overload
 @pytest.mark.parametrize("time_of_five", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))])
 def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(stack: Stack, time_of_five: int) -> None:
     order = random.Random(SEED + time_of_five)
@@ -174,6 +177,7 @@ def waits_for(planned: list[dict[str, str]]) -> bool:
     return any(event["action"] == "Wait" and "rabbit@rabbitmq3" in event["why"] for event in planned)
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack) -> None:
     with scenario(stack, "Redis killed, away for a minute") as it:
@@ -223,6 +227,7 @@ def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
     assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the rest served
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 @pytest.mark.parametrize("time_of_three", [1, 2, 3])
 def test_the_host_of_rabbitmq1_and_redis_is_lost_for_a_minute(stack: Stack, time_of_three: int) -> None:
