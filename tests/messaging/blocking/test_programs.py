@@ -53,8 +53,8 @@ SERVER = """
     caller = threading.Thread(target=call)
     caller.start()
     server.start()
+    caller.join()  # a line is two writes: those of two threads could get into one another
     print("over", flush=True)
-    caller.join()
 """
 
 
