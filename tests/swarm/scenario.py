@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,9 +95,18 @@ def kept_down(stack: Stack, *brokers: str) -> Iterator[None]:
     """Killed at the same moment, and not started again before the end, unless the test does."""
     kill(stack, *brokers)
     stack.scale(0, *brokers)
-    # Docker's scheduler takes the ports of a task that it has not yet seen gone for taken, and does not look again.
-    wait_for(f"the end of {', '.join(brokers)}", lambda: not any(map(stack.states_of, brokers)), timeout=60)
+
+    def ended() -> bool:
+        if not any(map(stack.states_of, brokers)):
+            return True
+        for name in brokers:  # Swarm had started it again before it was told not to
+            with suppress(SwarmFailed):
+                kill_container(stack.bed.hosts[BROKERS[name]], stack.container(name, BROKERS[name]))
+        return False
+
     try:
+        # Docker's scheduler takes the ports of a task that it has not yet seen gone for taken, and does not look again.
+        wait_for(f"the end of {', '.join(brokers)}", ended, timeout=60)
         yield
     finally:
         stack.scale(1, *brokers)
