@@ -90,6 +90,7 @@ def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, time_of_five
     assert it.figures[FIRST_CONFIRM] < 5
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack) -> None:
     master = stack.redis("get", MASTER)
@@ -116,6 +117,7 @@ def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(stack: S
     assert it.figures["whole, s"] < 120
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_with_the_majority_down_nothing_is_destroyed_and_one_that_returns_heals_it(stack: Stack) -> None:
     with scenario(stack, "the majority down for a minute") as it:
@@ -142,6 +144,7 @@ def quorum_lost(stack: Stack, since: float) -> str:
     return ""
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 @pytest.mark.versions
 @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq1"])
@@ -154,6 +157,7 @@ def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, broke
     assert it.figures["whole, s"] < 90
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
     with scenario(stack, "volume of rabbitmq2 wiped while rabbitmq3 was down") as it:
@@ -195,6 +199,7 @@ def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack) -> None:
     assert it.figures["no task ran for, s"] < 5
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack) -> None:
     with scenario(stack, "one node's traffic cut for a minute") as it:
@@ -208,6 +213,7 @@ def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack) -> No
     assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the majority served
 
 
+@pytest.mark.overload
 @pytest.mark.slow
 def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
     [reaper], [sink] = stack.hosts_of("dlq-reaper"), stack.hosts_of("metrics-sink")
