@@ -1,4 +1,5 @@
-"""RabbitMQ's own command line tools as processes: documented commands only, one at a time, each with a deadline.
+"""RabbitMQ's own command line tools as processes: documented commands only, each with a deadline, one at a time, and
+beside it one of those that go through all queues: the cluster is looked at also while they do.
 
 Each costs half a second of processor time or more, because it starts an Erlang machine of its own. So the sentinel asks
 seldom, and `fogactors.cluster.epmd` first, which costs nothing.
@@ -61,6 +62,7 @@ class Ctl:
         self._command = command
         self._environment = environment
         self._one = anyio.Lock()
+        self._long = anyio.Lock()
 
     async def status(self, node: str | None = None) -> Status:
         """What `node` (by default our own) says. Raises `CtlFailed`."""
@@ -137,7 +139,7 @@ class Ctl:
     async def run(self, program: str, *words: str, timeout: float = CALL_S) -> str:
         """What the program printed. Raises `CtlFailed`."""
         shown = " ".join((program, *words))
-        async with self._one:
+        async with self._long if timeout >= LONG_S else self._one:
             done, output = await self._run([*self._command, program, *words], timeout)
         if done is None:
             raise CtlFailed(f"{shown}: no answer within {timeout:g} s", "timeout")

@@ -151,3 +151,16 @@ async def test_never_two_at_once(tmp_path):
 def _lives(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+async def test_the_cluster_is_looked_at_while_a_tool_goes_through_all_queues(tmp_path):
+    (tmp_path / "answer").write_text(STATUS_4_3)
+    wait = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/seen ]; do sleep 0.02; done"
+    tool = ctl(tmp_path, f'case "$*" in *rebalance*) {wait} ;; *) cat {tmp_path}/answer ;; esac')
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tool.rebalance)
+            await eventually((tmp_path / "begun").exists, "the long one has begun")
+            assert (await tool.status()).running == {"rabbit@a"}
+            (tmp_path / "seen").touch()
