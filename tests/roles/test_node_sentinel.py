@@ -22,9 +22,12 @@ from fogactors.app.services import Embedded
 from fogactors.app.settings import ClusterSettings, Settings
 from fogactors.app.settings_users import DEFAULT_USERS, UserSettings
 from fogactors.bus import MemoryBroker
+from fogactors.cluster import ctl
+from fogactors.coord.cluster import CLUSTER_STOPPING
 from fogactors.core import ActorExited, ActorSystem, Backoff, SupervisorSpec, walk
 from fogactors.errors import CoordRefused, CoordUnavailable
 from fogactors.roles import node_sentinel
+from fogactors.roles.sentinel import former, stopping
 from fogactors.roles.sentinel.former import NotFormed, blank_lease
 from fogactors.roles.sentinel.incarnation import incarnation_key
 from fogactors.roles.sentinel.state import (
@@ -62,6 +65,7 @@ rabbitmq-server)
 esac
 case "$*" in
 *cluster_status*)
+    [ -e "$here/hangs" ] && exec sleep 60
     name={node}
     [ "$2" = -n ] && name="$3"
     [ "$name" != {node} ] || [ -e "$here/up" ] || {{ echo "Error: unable to perform an operation on node"; exit 69; }}
@@ -69,6 +73,9 @@ case "$*" in
 *await_online_quorum_plus_one*)
     rm "$here/elects" 2>/dev/null || exit 0
     echo "Error:"; echo "a queue does not answer"; exit 69 ;;
+*check_if_node_is_quorum_critical*)
+    rm "$here/busy" 2>/dev/null && {{ echo "Error: unable to perform an operation on node"; exit 69; }}
+    echo "Error:"; echo "quorum queue 'tasks.normal' in vhost '/fog'"; exit 69 ;;
 *list_queues*) echo '[]' ;;
 *list_users*) cat "$here/users" 2>/dev/null || echo '[{{"user":"guest","tags":["administrator"]}}]' ;;
 esac
@@ -440,6 +447,39 @@ async def test_of_a_fact_whose_detail_changes_the_last_word_is_that_it_holds(tmp
         assert lost == [(True, f"{B}, {C}"), (False, f"{B}, {C}"), (True, f"{B}, {A}, {C}")]
 
 
+async def test_a_queue_that_is_short_of_a_node_is_told_of_when_the_tool_fails_at_first(tmp_path):
+    async with stage(tmp_path, A, B, C, watch_s=0.1) as here:
+        here.data.mkdir(parents=True)
+        (here.data / "kept").touch()
+        (tmp_path / "busy").touch()
+        here.registered = {"other"}
+        for node in (A, B):
+            here.says(node, f"{A} {B} {C}", f"{A} {B}")
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterChanged, what="node_down", on=True, timeout=20)
+            critical = await recorder.wait_for(ClusterChanged, what="quorum_critical", on=True, timeout=20)
+            assert critical.detail == "tasks.normal"
+        assert not (tmp_path / "busy").exists()
+        assert sum("check_if_node_is_quorum_critical" in call for call in here.calls) == 2
+
+
+async def test_a_broker_that_answers_no_more_is_not_taken_to_be_up_for_ever_and_left_running(tmp_path, monkeypatch):
+    monkeypatch.setattr(ctl, "STATUS_S", 0.5)
+    async with stage(tmp_path, A, watch_s=0.1) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+            recorder.clear()
+            (tmp_path / "hangs").touch()
+            await eventually(lambda: not here.sentinel.settled, "it is not taken to be up", timeout=20)
+            assert "no answer within 0.5 s" in here.sentinel.why  # what a probe is told
+            assert sum("cluster_status" in call for call in here.calls) >= former.SILENT
+            assert here.sentinel.server.running
+            (tmp_path / "hangs").unlink()
+            await recorder.wait_for(ClusterSettled, timeout=20)
+            assert here.sentinel.server.starts == 1
+
+
 @pytest.mark.parametrize("says", ["that it is alone", "nothing, because it pauses"])
 async def test_who_is_cut_off_leaves_the_master_lease_to_one_that_is_not(tmp_path, says):
     async with stage(tmp_path, A, B, C, watch_s=0.1) as here:
@@ -517,6 +557,40 @@ async def test_a_stop_waits_its_turn_drains_and_ends_the_server(tmp_path):
         ]
         await here.sentinel.coord.release(other)
         assert not here.sentinel.server.running
+
+
+async def test_a_stop_waits_for_a_redis_that_is_about_to_be_back(tmp_path):
+    """A deploy that changes everything restarts Redis in the same seconds, and three brokers must not stop at once."""
+    async with stage(tmp_path, A, stop_wait_s=20.0) as here:
+        here.says(A, A, A)
+        acquire = here.sentinel.coord.acquire
+
+        async def back_after_it_was_asked(name: str, *more: Any) -> Any:
+            try:
+                return await acquire(name, *more)
+            finally:
+                here.store.away = here.store.away and name != CLUSTER_STOPPING
+
+        here.sentinel.coord.acquire = back_after_it_was_asked
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            await recorder.wait_for(SetupDone, count=2)
+            here.store.away = True
+        assert not here.store.away
+        assert here.recorder.of(StopTurn)[0].outcome == "ours"
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_stays_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "AWAY_S", 0.5)
+    async with stage(tmp_path, A, stop_wait_s=20.0) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            await recorder.wait_for(SetupDone, count=2)
+            here.store.away = True
+        turns = [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
+        assert "Redis could not be asked for 0.5 s, so it goes without" in turns[0][1]
+        assert turns[1:] == [("quorum without us", "done"), ("drain", "done"), ("server stopped", "in order")]
 
 
 async def test_a_stop_asks_again_while_a_queue_does_not_answer(tmp_path):

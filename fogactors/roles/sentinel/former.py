@@ -50,6 +50,8 @@ BOOT_PACE_S: Final = 2.0
 """Between two questions whether the broker is up yet, each of which costs the one that boots some processor time."""
 COMES_S: Final = 3.0
 DOUBTS: Final = 3
+SILENT: Final = 3
+"""Status calls in a row without an answer, after which a node that was up is not taken to be up any more."""
 BLANK_S: Final = 15.0
 """How long a node that said that it is blank is taken at its word."""
 AGAIN_S: Final = 5.0
@@ -77,6 +79,7 @@ class Former(Actor[Any]):
         self._ended_at = float("-inf")
         self._own_status: Status | None = None
         self._doubts = 0
+        self._silent = 0
         self._incarnations = Incarnations(sentinel.node, sentinel.data, sentinel.coord, sentinel.now)
         self._last = 0
 
@@ -143,6 +146,8 @@ class Former(Actor[Any]):
             case Ready(missing):
                 if not await self._settle(missing):
                     return COMES_S
+                if self._silent:
+                    return COMES_S
                 # One that boots is about to come: the cluster is to know of it soon, and not at the next slow look.
                 comes = missing and "up" in (await reach(missing, it.config.epmd_port)).values()
                 return COMES_S if comes else it.config.watch_s
@@ -186,18 +191,21 @@ class Former(Actor[Any]):
         try:
             own = await it.ctl.status()
         except CtlFailed as error:
-            if it.settled and error.kind == "timeout":
+            self._silent = self._silent + 1 if error.kind == "timeout" else 0
+            if it.settled and 0 < self._silent < SILENT:
                 return "up", it.status, False  # slow is not down; the next look tells
-            it.unsettle("its server does not say that it is up")
+            it.unsettle(f"its server does not say that it is up: {error}")
             if it.came_up:
                 return "starting", None, False  # whatever keeps it from answering, it is not for us to end it
             booting_s = time.monotonic() - it.server.started_at
             if booting_s > it.config.boot_s:
                 await it.server.kill()
                 raise NotFormed(
-                    f"{it.node} did not come up within {it.config.boot_s:g} s; it is started anew"
+                    f"{it.node} did not come up within {it.config.boot_s:g} s; it is started anew. Give it more "
+                    "([cluster] boot_s) if it has that much to recover"
                 ) from error
             return "starting", None, booting_s > it.config.forgotten_s
+        self._silent = 0
         await self._joined(own)
         return "up", own, False
 

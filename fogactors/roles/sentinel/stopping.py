@@ -18,6 +18,8 @@ __all__ = ["ServerKeeper", "Stopper"]
 
 STORE_S: Final = 5.0
 TURN_S: Final = 1.0
+AWAY_S: Final = 30.0
+"""How long a turn waits for a Redis that is away: a deploy that changes everything restarts it with the brokers."""
 
 
 class ServerKeeper(Actor[Any]):
@@ -85,6 +87,7 @@ class Stopper(Actor[Any]):
         """The stop lease: three nodes that are told to stop at once go one after the other."""
         it = self._it
         holder: str | None = None
+        answered_at = anyio.current_time()
         while anyio.current_time() < deadline:
             try:
                 with anyio.fail_after(STORE_S):
@@ -92,8 +95,10 @@ class Stopper(Actor[Any]):
                     if it.stop_lease is not None:
                         return "ours"
                     holder = await it.coord.holder(CLUSTER_STOPPING)
+                answered_at = anyio.current_time()
             except (CoordError, TimeoutError) as error:
-                return f"Redis cannot be asked, so it goes without: {error}"
+                if anyio.current_time() - answered_at >= AWAY_S:
+                    return f"Redis could not be asked for {AWAY_S:g} s, so it goes without: {error}"
             await anyio.sleep(TURN_S)
         return f"not within {it.config.stop_wait_s:g} s, {holder} has it; it goes all the same"
 

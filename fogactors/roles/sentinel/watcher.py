@@ -90,13 +90,16 @@ class Watcher(Actor[Any]):
         status = it.status if it.settled else self._of_one_that_is_silent(reached)
         if status is None or status == self._seen:
             return
-        facts = facts_of(status, it.config.nodes, await self._critical(status), it.node)
+        critical = await self._critical(status)
+        facts = facts_of(status, it.config.nodes, critical or "", it.node)
+        if critical is None:  # what was known of it holds until it can be asked, at the next turn
+            facts |= {fact for fact in self._facts if fact.what == "quorum_critical"}
         # What is over comes first: of a fact whose detail has changed, the last that is heard is that it holds.
         for fact in sorted(self._facts - facts):
             await self._tell(fact, on=False)
         for fact in sorted(facts - self._facts):
             await self._tell(fact, on=True)
-        self._facts, self._seen = facts, status
+        self._facts, self._seen = facts, None if critical is None else status
 
     def _of_one_that_is_silent(self, reached: Mapping[str, Reach]) -> Status | None:
         """The server runs and says nothing: with pause_minority a node that finds itself in a minority stops, and one
@@ -111,14 +114,15 @@ class Watcher(Actor[Any]):
     def _booting_s(self) -> float:
         return time.monotonic() - self._it.server.started_at
 
-    async def _critical(self, status: Status) -> str:
-        """Asked only when a node is missing: with all of them no queue is short of one, or a member is being added."""
+    async def _critical(self, status: Status) -> str | None:
+        """Asked only when a node is missing: with all of them no queue is short of one, or a member is being added.
+        None: it could not be asked."""
         if set(self._it.config.nodes) <= status.running or len(status.running) < majority(len(status.members)):
             return ""
         try:
             return await self._it.ctl.critical()
         except CtlFailed:
-            return ""
+            return None
 
     async def _tell(self, fact: Fact, *, on: bool) -> None:
         it = self._it
