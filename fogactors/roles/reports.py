@@ -81,11 +81,13 @@ class Reports:
         self._silent_s = silent_s
         self._clock = clock
         self._seen: dict[tuple[str, str, int], Seen] = {}
+        self._replaced: dict[tuple[str, str, int], str] = {}
         self.counts: dict[Taken, int] = dict.fromkeys(get_args(Taken), 0)
 
     def take(self, report: NodeMetrics) -> Taken:
-        """`stale`: it is older than what is known of this process, as after a redelivery. `refused`: it has names that
-        nobody here knows, or does not fit together."""
+        """`stale`: it is older than what is known of this process, as after a redelivery, or of the incarnation before
+        it, which an update lets run until the new one is well: two that take turns would be counters that jump.
+        `refused`: it has names that nobody here knows, or does not fit together."""
         now, process = self._clock(), report.process
         if process is None or not self._is_ours(report, process):
             return self.refuse()
@@ -94,9 +96,14 @@ class Reports:
         known = alive.get(key)
         if known is None and len(alive) >= MOST:
             return self.refuse()
-        if known is not None and known.process.incarnation == process.incarnation and process.seq <= known.process.seq:
-            self.counts["stale"] += 1
-            return "stale"
+        if known is not None:
+            again = known.process.incarnation == process.incarnation
+            if self._replaced.get(key) == process.incarnation or (again and process.seq <= known.process.seq):
+                self.counts["stale"] += 1
+                return "stale"
+            if not again:
+                self._replaced[key] = known.process.incarnation
+        self._replaced = {each: before for each, before in self._replaced.items() if each in alive}
         # A new dict in the place of the old one: who reads from another thread has one or the other.
         self._seen = {**alive, key: Seen(report, process, now)}
         self.counts["taken"] += 1

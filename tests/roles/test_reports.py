@@ -66,6 +66,23 @@ def test_an_older_report_does_not_turn_counters_back(kept):
     assert kept.counts == {"taken": 2, "stale": 2, "refused": 0}
 
 
+def test_an_update_that_lets_the_old_process_run_a_while_makes_no_counter_jump(kept, clock):
+    """In containers both have the same process id. The new one's counters are the process' from its first report."""
+    old, new = "a", "b"
+    for now, incarnation, seq, taken in (
+        (0.0, old, 100, "taken"),
+        (5.0, new, 1, "taken"),
+        (10.0, old, 101, "stale"),
+        (15.0, new, 2, "taken"),
+        (20.0, old, 102, "stale"),
+    ):
+        clock.now = now
+        assert kept.take(report(incarnation=incarnation, seq=seq)) == taken
+    assert [(seen.process.incarnation, seen.process.seq) for seen in kept.alive()] == [(new, 2)]
+    clock.now = 50.0  # the new one did not last, and the old one is what there is
+    assert kept.take(report(incarnation=old, seq=105)) == "taken"
+
+
 def test_who_is_silent_is_gone_and_comes_back(kept, clock):
     kept.take(report())
     clock.now = 20.0
