@@ -205,7 +205,9 @@ class DeadLetterFate(Struct, kw_only=True, omit_defaults=True):
 
 
 class Beat(Struct, kw_only=True, omit_defaults=True):
-    """A sign of life. `lag_s`: how late the event loop runs. Capacity and load only from nodes that run tasks."""
+    """A sign of life. `lag_s`: how late the event loop runs. The rest only of processes that run tasks: which `tier`
+    (several with commas between), how much CPU and memory it may use, how much of it the `running` tasks have
+    reserved."""
 
     schema: str = _schema("beat/1")
     node: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fogactors.core import SupervisorSpec
@@ -17,11 +17,13 @@ __all__ = ["ROLES", "UP", "WORK", "Health", "HeartbeatConfig", "Role", "RoleCont
 @dataclass(frozen=True, slots=True)
 class Role:
     """`trees`: the trees of the role on this node, given the tiers that it is to serve (only `tier-executor` asks).
-    `runs_broker`: there is none before it, so nobody waits for one, and it is no part of `fogactors up`."""
+    `beats`: it has a heartbeat in its own tree; else one is run beside it. `runs_broker`: there is none before it, so
+    nobody waits for one, and it is no part of `fogactors up`."""
 
     name: str
     about: str
     trees: Callable[[RoleContext, tuple[str, ...]], tuple[SupervisorSpec, ...]]
+    beats: bool = False
     runs_broker: bool = False
 
 
@@ -32,9 +34,10 @@ ROLES: dict[str, Role] = {
             node_sentinel.ROLE,
             "forms, heals and watches a RabbitMQ node",
             lambda context, _: (node_sentinel.tree(context),),
+            beats=True,
             runs_broker=True,
         ),
-        Role("heartbeat", "says that this node is alive", lambda context, _: (heartbeat.tree(context),)),
+        Role("heartbeat", "says that this node is alive", lambda context, _: (heartbeat.tree(context),), beats=True),
         Role("dlq-reaper", "gives an end to dead letters", lambda context, _: (dlq_reaper.tree(context),)),
         Role(metrics_sink.NAME, "serves figures to Prometheus", lambda context, _: metrics_sink.trees(context)),
         Role(
@@ -56,8 +59,9 @@ def up_tree(context: RoleContext, names: tuple[str, ...], tiers: tuple[str, ...]
     """One tree of several roles. They stand side by side: each pauses by itself when its broker is away. First who
     reports of them, so that it goes last and has seen all."""
     executors = tuple(f"fogactors/tier-executor-{tier}/executor" for tier in tiers if "tier-executor" in names)
+    context = replace(context, executors=executors)
     children = (
-        *reporter.trees(context, names, executors),
+        *reporter.trees(context, names),
         *(tree for name, role in ROLES.items() if name in names for tree in role.trees(context, tiers)),
     )
     return SupervisorSpec(id="fogactors", children=children, intensity=context.intensity, backoff=context.backoff)

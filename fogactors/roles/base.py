@@ -83,6 +83,8 @@ class RoleContext:
     broker_node: Callable[[], str] = _nobody
     """The RabbitMQ node that lives with this process, e.g. `rabbit@rabbitmq1`, whose heartbeat it writes; empty: none,
     or none that is up. Asked from the heartbeat's thread."""
+    executors: tuple[str, ...] = ()
+    """Paths of those in this process."""
     cluster: ClusterConfig | None = None
     """Of node-sentinel; None: this host is no node of the cluster."""
     definitions: Callable[[bool], Mapping[str, Any]] | None = None

@@ -21,13 +21,14 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-import psutil
 
 from fogactors.coord.base import BeatWriter
 from fogactors.core import Actor, ChildSpec, Exit, StopRequested, SupervisorSpec
 from fogactors.errors import ActorError, CoordError
 from fogactors.messages import Beat
 from fogactors.roles.base import HeartbeatConfig, RoleContext
+from fogactors.roles.loads import loads_of
+from fogactors.tasks.executor import Load
 
 __all__ = ["HeartbeatActor", "HeartbeatLost", "LoopBlocked", "tree"]
 
@@ -72,6 +73,7 @@ class _Watch(threading.Thread):
         urgent: Callable[[object], None],
         broker_node: Callable[[], str],
     ) -> None:
+        self.loads: list[Load] = []
         super().__init__(name="fogactors heartbeat", daemon=True)
         self.ended = threading.Event()
         self.turned = time.monotonic()
@@ -111,17 +113,15 @@ class _Watch(threading.Thread):
 
     def _beat(self, lag_s: float) -> bool:
         """Whether it could be written."""
-        memory = psutil.virtual_memory()
-        beat = Beat(
-            node=self._node,
-            role="heartbeat",
-            at=datetime.now(UTC),
-            lag_s=round(lag_s, 3),
-            cpu=float(psutil.cpu_count() or 1),
-            memory_mb=memory.total >> 20,
-            cpu_used=round(psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1), 2),
-            memory_used_mb=(memory.total - memory.available) >> 20,
-        )
+        beat = Beat(node=self._node, role="heartbeat", at=datetime.now(UTC), lag_s=round(lag_s, 3))
+        if loads := self.loads:
+            size, free = [load.size for load in loads], [load.free for load in loads]
+            beat.tier = ",".join(load.tier for load in loads)
+            beat.cpu = round(sum(each.cpu for each in size), 3)
+            beat.memory_mb = int(sum(each.memory_mb for each in size))
+            beat.cpu_used = round(beat.cpu - sum(each.cpu for each in free), 3)
+            beat.memory_used_mb = beat.memory_mb - int(sum(each.memory_mb for each in free))
+            beat.running = sum(load.running for load in loads)
         try:
             self._writer.write(beat, self._config.ttl_s)
             if node := self._broker_node():
@@ -155,8 +155,8 @@ class _Watch(threading.Thread):
 
 
 class HeartbeatActor(Actor[Any]):
-    """Owns the thread. Its own loop does nothing but turn. `broker_node`, asked from the thread, names the RabbitMQ
-    node that lives with this process and beats with it."""
+    """Owns the thread. Its own loop turns, and asks the `executors` of this process what they have in hand.
+    `broker_node`, asked from the thread, names the RabbitMQ node that lives with this process and beats with it."""
 
     def __init__(
         self,
@@ -165,7 +165,9 @@ class HeartbeatActor(Actor[Any]):
         writer: Callable[[], BeatWriter],
         urgent: Callable[[object], None],
         broker_node: Callable[[], str] = lambda: "",
+        executors: tuple[str, ...] = (),
     ) -> None:
+        self._executors = executors
         self._config = config
         self._node = node
         self._make_writer = writer
@@ -185,13 +187,22 @@ class HeartbeatActor(Actor[Any]):
         self._watch.start()
 
     async def run(self) -> None:
-        while not self.ctx.stop_requested:
-            self._watch.turned = time.monotonic()
-            if not self._watch.is_alive():
-                raise ActorError(f"the heartbeat's thread ended: {self._watch.error!r}") from self._watch.error
-            with anyio.move_on_after(TURN_S):
-                await self.ctx.wait_stop()
-        raise StopRequested
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._ask_executors)
+            while self._watch.is_alive() and not self.ctx.stop_requested:
+                self._watch.turned = time.monotonic()
+                with anyio.move_on_after(TURN_S):
+                    await self.ctx.wait_stop()
+            tasks.cancel_scope.cancel()
+        if self.ctx.stop_requested:
+            raise StopRequested
+        raise ActorError(f"the heartbeat's thread ended: {self._watch.error!r}") from self._watch.error
+
+    async def _ask_executors(self) -> None:
+        while self._executors:
+            self._watch.loads = await loads_of(self.ctx.system, self._executors)
+            # At the start they are not there yet: the beats should not have to wait for what they can do.
+            await anyio.sleep(self._config.interval_s / 2 if self._watch.loads else TURN_S)
 
     async def on_stop(self, exit: Exit) -> None:  # noqa: A002
         self._watch.ended.set()
@@ -217,7 +228,12 @@ def tree(context: RoleContext) -> SupervisorSpec:
             ChildSpec(
                 id="beat",
                 factory=lambda: HeartbeatActor(
-                    context.heartbeat, context.node, context.coord.beat_writer, context.urgent, context.broker_node
+                    context.heartbeat,
+                    context.node,
+                    context.coord.beat_writer,
+                    context.urgent,
+                    context.broker_node,
+                    context.executors,
                 ),
             ),
         ),

@@ -16,12 +16,13 @@ import psutil
 
 from fogactors.bus.base import Bus, Message
 from fogactors.core import Actor, ChildSpec, Exit, StopRequested, SupervisorSpec
-from fogactors.errors import BusError, FogError, QueueMissing
+from fogactors.errors import BusError, QueueMissing
 from fogactors.messages import NodeMetrics, TierLoad
 from fogactors.roles.base import RoleContext
+from fogactors.roles.loads import loads_of
 from fogactors.roles.reports import ALL_ROLES, REPORTING, MetricsConfig
 from fogactors.roles.totals import Totals
-from fogactors.tasks.executor import GetLoad, Load
+from fogactors.tasks.executor import Load
 from fogactors.wire.codec import encode
 from fogactors.wire.topology import DLQ, METRICS, RESULTS_PENDING
 
@@ -35,8 +36,6 @@ LAST_S: Final = 1.0
 """For the last report, when the process stops."""
 CLOSE_S: Final = 0.5
 """Both together are less than the program's budget leaves after a whole drain."""
-LOAD_S: Final = 0.5
-"""How long an executor may take to say what it has in hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,25 +105,11 @@ class Reporter(Actor[Any]):
             memory_used_mb=(memory.total - memory.available) >> 20,
             memory_total_mb=memory.total >> 20,
             load1=round(psutil.getloadavg()[0], 2),
-            tiers=await self._loads(),
+            tiers=[_tier_load(load) for load in await loads_of(self.ctx.system, self._executors)],
             process=process,
         )
         self._last = now
         return report
-
-    async def _loads(self) -> list[TierLoad]:
-        loads: dict[str, TierLoad] = {}
-
-        async def ask(path: str) -> None:
-            try:
-                loads[path] = _tier_load(await self.ctx.system.ref(path).ask(GetLoad(), timeout=LOAD_S))
-            except FogError:
-                return  # it is down or busy: of this one we know nothing now
-
-        async with anyio.create_task_group() as asking:
-            for path in self._executors:
-                asking.start_soon(ask, path)
-        return [loads[path] for path in self._executors if path in loads]
 
     async def _send(self, report: NodeMetrics) -> None:
         try:
@@ -166,9 +151,10 @@ def _tier_load(load: Load) -> TierLoad:
     )
 
 
-def trees(context: RoleContext, roles: Iterable[str], executors: tuple[str, ...]) -> tuple[SupervisorSpec, ...]:
+def trees(context: RoleContext, roles: Iterable[str]) -> tuple[SupervisorSpec, ...]:
     """For a process that runs these roles; none where it reports nothing."""
-    names, config = tuple(roles), context.metrics
+    # A heartbeat is run beside every role, and makes no process one of several.
+    names, config = [role for role in roles if role != "heartbeat"], context.metrics
     if config is None or config.interval_s <= 0 or not set(names) & set(REPORTING):
         return ()
     bus, totals = context.make_bus("metrics"), Totals()
@@ -177,7 +163,7 @@ def trees(context: RoleContext, roles: Iterable[str], executors: tuple[str, ...]
     queues = (DLQ, RESULTS_PENDING) if "dlq-reaper" in names else ()
     reporter = ChildSpec(
         id="reporter",
-        factory=lambda: Reporter(bus, config, totals, context.node, role, executors, queues),
+        factory=lambda: Reporter(bus, config, totals, context.node, role, context.executors, queues),
         shutdown_s=LAST_S + CLOSE_S,
     )
     return (SupervisorSpec(id="metrics", exceeded="pause", backoff=context.backoff, children=(reporter,)),)

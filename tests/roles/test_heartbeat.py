@@ -4,6 +4,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
+import anyio
 import pytest
 
 from fogactors.core import ActorExited, ActorStarted
@@ -26,6 +27,11 @@ async def freeze(seconds: float) -> None:
     began = datetime.now(UTC)
     time.sleep(seconds)  # noqa: ASYNC251 - that is the point
     spans.append((began, datetime.now(UTC)))
+
+
+@task(registry=registry)
+async def hold(seconds: float) -> None:
+    await anyio.sleep(seconds)
 
 
 class Watched:
@@ -90,9 +96,26 @@ async def test_a_node_says_that_it_is_alive():
         await eventually(lambda: len(watched.beats) >= 3, "three beats")
         [beat] = system.store.beats()
         assert (beat.node, beat.role) == ("node", "heartbeat")
-        assert beat.cpu > 0
-        assert 0 < beat.memory_used_mb <= beat.memory_mb
         assert beat.lag_s < 1
+
+
+async def test_a_node_that_runs_tasks_says_what_it_may_use_and_what_of_it_is_taken():
+    async with fog() as (system, watched):
+        handle = await system.submit(hold, 2.0)
+        await eventually(lambda: watched.beats and watched.beats[-1].running == 1, "a beat with the task that runs")
+        beat, tier = watched.beats[-1], system.tiers.get("light")
+        assert (beat.tier, beat.cpu, beat.memory_mb) == ("light", tier.cpu, tier.memory_mb)
+        assert 0 < beat.cpu_used <= beat.cpu
+        assert 0 < beat.memory_used_mb <= beat.memory_mb
+        await handle.result(5)
+        await eventually(lambda: watched.beats[-1].running == 0, "a beat without one")
+        assert (watched.beats[-1].cpu_used, watched.beats[-1].memory_used_mb) == (0, 0)
+
+
+async def test_a_node_that_runs_no_tasks_claims_no_room_for_them():
+    async with fog(roles=("heartbeat",)) as (_, watched):
+        await eventually(lambda: len(watched.beats) >= 3, "three beats")
+        assert {(beat.tier, beat.cpu, beat.running) for beat in watched.beats} == {(None, None, None)}
 
 
 async def test_a_broker_node_beats_with_its_process_while_it_is_up():

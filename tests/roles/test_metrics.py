@@ -148,7 +148,7 @@ async def test_that_redis_is_away_is_a_figure():
 
 
 async def test_an_executor_that_does_not_answer_keeps_no_report_from_being_sent(monkeypatch):
-    monkeypatch.setattr("fogactors.roles.reporter.LOAD_S", 0.05)
+    monkeypatch.setattr("fogactors.roles.loads.LOAD_S", 0.05)
     async with fog(("tier-executor",), serve=("light", "heavy")) as system:
         await system.actors.ref("fogactors").ask(StopChild("tier-executor-heavy"), timeout=5)
         last = await fresh(system)

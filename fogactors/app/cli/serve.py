@@ -49,7 +49,8 @@ def run(
         raise ConfigError(f"name the tier that this executor is to serve with --tier: {names}")
     if role == "metrics-sink" and settings.metrics.port == 0:
         raise ConfigError("[metrics] port is 0: name the port for Prometheus, e.g. FOGACTORS_METRICS__PORT=9464")
-    run_main(lambda: _serve(settings, (role,), tiers, role, show=False))
+    roles = (role,) if ROLES[role].beats else ("heartbeat", role)
+    run_main(lambda: _serve(settings, roles, tiers, role, show=False))
 
 
 def up(
@@ -81,7 +82,10 @@ async def _serve(
     if not show:  # the display has the terminal to itself, and shows what went wrong
         log.attach(events)
     broker = any(ROLES[role].runs_broker for role in roles)
-    stopping = Stopping(settings.cluster.stop_budget_s if broker else settings.shutdown.budget_s, events)
+    # An actor that cannot be replaced ends the process, but not a broker that is well: people decide when that ends.
+    stopping = Stopping(
+        settings.cluster.stop_budget_s if broker else settings.shutdown.budget_s, None if broker else events
+    )
     async with anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         with probing(settings.probe.host, settings.probe.port, dead_s=settings.heartbeat.loop_dead_s) as health:
