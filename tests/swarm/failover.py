@@ -17,7 +17,9 @@ _HEAD = """# What a failure costs, measured
 A real Swarm of five hosts on one machine of two cores, the stack of `swarm/stack.yml` as it is, tasks for every task
 queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`, where the seed and all figures are.
 
-- *whole*: from the fault to three members, all replicas and consumers on every task queue.
+- In brackets what a figure must be; **bold** where it is not.
+- *whole*: from the fault to three members, all replicas, and on every task queue a consumer of the executor whose tier
+  it is of.
 - *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters when the check
   ends: when all are accounted for, or no more were in 180 s. A row with any has not passed.
@@ -43,6 +45,7 @@ until the images had `RES_OPTIONS`. Which of them cost how much was not measured
 
 """
 MASTER = "rabbitmq:cluster:master"
+FIRST_CONFIRM = "first confirm again on every task queue, s"
 _COLUMNS = (
     "scenario",
     "RabbitMQ",
@@ -65,10 +68,14 @@ def record(
     report: Mapping[str, Any] | None = None,
     quiet: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
+    must: Mapping[str, float] | None = None,
 ) -> None:
     """Add a row, in the place of an earlier one of the same scenario, version and rate. `version`: of RabbitMQ, as it
-    was asked for; `versions`: of the servers that ran, as they say; `rate`: tasks per second, 0 where it has none."""
+    was asked for; `versions`: of the servers that ran, as they say; `rate`: tasks per second, 0 where it has none;
+    `must`: which of the figures has to be less than what."""
     row = {"scenario": name, "rabbitmq": version, "seed": seed, "rate": rate, "figures": dict(figures)}
+    if must:
+        row["must"] = dict(must)
     if versions is not None:
         row["versions"] = dict(versions)
     if report is not None:
@@ -90,10 +97,13 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     for row in rows:
         load, figures = row.get("load"), row["figures"]
+        must = row.get("must", {})
         measured = ", ".join(
-            f"{what}: {value}" for what, value in figures.items() if not what.startswith("first confirm again")
+            f"{what}: {_beside(value, must.get(what))}" for what, value in figures.items() if what != FIRST_CONFIRM
         )
-        silence = f"{max(row['silence_s'].values()):.2f}" if row.get("silence_s") else ""
+        silence = ""
+        if row.get("silence_s"):
+            silence = _beside(f"{max(row['silence_s'].values()):.2f}", must.get(FIRST_CONFIRM))
         counts = [""] * 5
         if load is not None:
             again = f"{load['duplicates']} of {load['runs']}" if "unseen" in load else ""
@@ -102,6 +112,18 @@ def page(rows: list[dict[str, Any]]) -> str:
     ran = sorted({tuple(row["versions"].items()) for row in rows if "versions" in row})
     said = "; ".join(", ".join(f"{name} {version}" for name, version in each) for each in ran)
     return _HEAD + "\n".join([*lines, *(["", f"What ran: {said}."] if ran else [])]) + "\n"
+
+
+def missed(figures: Mapping[str, Any], must: Mapping[str, float]) -> dict[str, Any]:
+    """Those of the figures that are not less than they must be, or not there."""
+    return {what: figures.get(what) for what, limit in must.items() if not figures.get(what, limit) < limit}
+
+
+def _beside(value: object, limit: float | None) -> str:
+    """The figure and what it must be."""
+    if limit is None:
+        return str(value)
+    return f"{value} (<{limit:g})" if float(str(value)) < limit else f"**{value} (<{limit:g})**"
 
 
 def _refused(load: Mapping[str, Any]) -> str:

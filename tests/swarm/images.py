@@ -61,6 +61,8 @@ def _build_load(bed: Testbed, tag: str) -> None:
     bed.builder.docker("build", "--quiet", "--tag", f"{REGISTRY}/{LOAD_IMAGE}:{tag}", str(context), timeout=_BUILD_S)
 
 
-def size(bed: Testbed, image: str) -> int:
-    """Bytes of an image with all its layers."""
-    return int(bed.builder.docker("image", "inspect", "--format", "{{.Size}}", image))
+def above_base_mb(bed: Testbed, tag: str) -> float:
+    """What the image `fogactors` adds to its base, in 10**6 bytes, unpacked."""
+    names = (f"{REGISTRY}/fogactors:{tag}", ensure_base(bed.builder, "python"))
+    image, base = (int(bed.builder.docker("image", "inspect", "--format", "{{.Size}}", name)) for name in names)
+    return round((image - base) / 1e6, 1)

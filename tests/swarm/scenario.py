@@ -4,7 +4,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.swarm import failover
 from tests.swarm.client import LoadRun
+from tests.swarm.failover import FIRST_CONFIRM
 from tests.swarm.faults import kill_container
 from tests.swarm.ledger import read, runs_of, silences
 from tests.swarm.shell import SwarmFailed, wait_for
@@ -26,7 +27,7 @@ SERVERS = f"{RABBITMQ}, TLS" if TLS else RABBITMQ
 TAKEN_BACK = ("Bootstrap", "Join", "ForgetThenJoin", "WipeThenJoin")
 """Actions of `cluster/plan.py` that no node with data may take."""
 HIGH_WAIT = "high priority, p99 of waits, s"
-FIRST_CONFIRM = "first confirm again on every task queue, s"
+NO_RUN = "no task ran for, s"
 
 
 @dataclass
@@ -56,9 +57,11 @@ class Scenario:
 
 
 @contextmanager
-def scenario(stack: Stack, name: str, rate: float = RATE, *, again: bool = False) -> Iterator[Scenario]:
-    """A load before, during and after; at the end nothing that was confirmed may be missing. `again`: a publish that
-    raised is repeated, as an application does it."""
+def scenario(
+    stack: Stack, name: str, rate: float = RATE, *, again: bool = False, must: Mapping[str, float] | None = None
+) -> Iterator[Scenario]:
+    """A load before, during and after; at the end nothing that was confirmed may be missing, and each figure that is in
+    `must` be less than there. `again`: a publish that raised is repeated, as an application does it."""
     stack.wait_whole(120)
     folder = re.sub(r"[^a-z0-9]+", "-", f"{name} {stack.tag}".lower())
     with LoadRun(stack, stack.bed.folder / f"load-{folder}", rate=rate, again=again) as load:
@@ -71,16 +74,17 @@ def scenario(stack: Stack, name: str, rate: float = RATE, *, again: bool = False
     quiet = silences(entries, TASK_QUEUES, it.at, it.whole_at)
     it.figures[FIRST_CONFIRM] = round(max(quiet.values()), 2)
     runs = runs_of(entries, stack.traces(load.folder.name), it.at, it.whole_at)
-    it.figures["no task ran for, s"] = round(runs.pause_s, 2)
+    it.figures[NO_RUN] = round(runs.pause_s, 2)
     high = [wait for lane, wait in it.report["wait_p99_s"].items() if "high_priority" in lane]
     it.figures[HIGH_WAIT] = max(high, default=0.0)
     if again:
         it.figures["publishes repeated"] = it.report["repeated"]
     it.report |= {key: value for key, value in asdict(runs).items() if key != "pause_s"}
-    failover.record(name, SERVERS, SEED, rate, it.figures, it.report, quiet, stack.versions)
+    failover.record(name, SERVERS, SEED, rate, it.figures, it.report, quiet, stack.versions, must)
     assert it.report["lost"] == []
     assert set(it.report["states"]) <= {"succeeded"}, it.report["states"]
     assert runs.unseen == 0  # or the number of those that ran again means nothing
+    assert failover.missed(it.figures, must or {}) == {}
 
 
 def kill(stack: Stack, *brokers: str) -> None:

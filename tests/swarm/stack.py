@@ -33,6 +33,8 @@ TASK_QUEUES = tuple(
     for tier in ("", ".medium", ".heavy")
     for priority in ("high_priority", "normal", "low_priority")
 )
+WORKERS = {name: f"worker{1 + TASK_QUEUES.index(name) // 3}" for name in TASK_QUEUES}
+"""Each task queue, and the user of the executor whose tier it is of."""
 VHOST = quote("/fog", safe="")
 _MANAGEMENT = {"rabbitmq1": 15672, "rabbitmq2": 15673, "rabbitmq3": 15674}
 _DEPLOY_S = 300
@@ -103,8 +105,9 @@ class Stack:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(pull, self.bed.hosts.engines.values()))
 
-    def deploy(self) -> None:
-        """Returns when docker has taken it, not when it is up."""
+    def deploy(self, tag: str = "") -> None:
+        """Returns when docker has taken it, not when it is up. `tag`: of other images than before."""
+        self.tag = tag or self.tag
         self.make("deploy", "--env", str(self._env), "--certs", str(self.certs), "--wait", "0")
 
     def update(self, tag: str) -> str:
@@ -148,7 +151,8 @@ class Stack:
         return http.client.HTTPSConnection(address, port, timeout=_ASK_S, context=context)
 
     def problems(self, *, consumers: bool = True) -> list[str]:
-        """What is missing for a whole cluster: three members in the view of each, all replicas, consumers."""
+        """What is missing for a whole cluster: three members in the view of each, all replicas, and of each task queue
+        a consumer of the executor whose tier it is of: one that only helps may hide one that did not come back."""
         found: list[str] = []
         for broker in BROKERS:
             try:
@@ -161,14 +165,16 @@ class Stack:
         if found:
             return found
         queues = {queue["name"]: queue for queue in self.api(f"/queues/{VHOST}")}
+        consume = self.api(f"/consumers/{VHOST}") if consumers else []
+        users = {(each["queue"]["name"], each["channel_details"].get("user")) for each in consume}
         found += [f"there is no queue {name}" for name in TASK_QUEUES if name not in queues]
         for name, queue in queues.items():
             if queue.get("type") == "quorum":
                 members, online = len(queue.get("members", ())), len(queue.get("online", ()))
                 if (members, online) != (3, 3) or not queue.get("leader"):
                     found.append(f"{name}: {members} members, {online} of them online")
-            if consumers and name in TASK_QUEUES and not queue.get("consumers"):
-                found.append(f"{name} has no consumer")
+            if consumers and name in WORKERS and (name, WORKERS[name]) not in users:
+                found.append(f"{name} has no consumer of {WORKERS[name]}")
         return found
 
     def wait_whole(self, timeout: float) -> None:
@@ -211,6 +217,13 @@ class Stack:
 
     def images(self) -> list[str]:
         return self.manager.docker("stack", "services", "--format", "{{.Image}}", NAME).split()
+
+    def runs(self, tag: str) -> bool:
+        """Whether every task that should run does, on an image with this tag."""
+        form = "{{.Image}} {{.CurrentState}}"
+        words = ("stack", "ps", "--filter", "desired-state=running", "--format", form, NAME)
+        tasks = [line.split() for line in self.manager.docker(*words).splitlines()]
+        return all(image.endswith(f":{tag}") and state == "Running" for image, state, *_ in tasks)
 
     def services(self) -> str:
         """One line for each task that should run, with what it says of itself."""

@@ -46,6 +46,18 @@ def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pyt
     assert "| cold start | 4.3 | whole, s: 70.0 |  |  |  |  |  |  |" in page
 
 
+def test_a_figure_stands_beside_what_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "failover.json"
+    monkeypatch.setenv("FOG_FAILOVER", str(path))
+    figures, must = {"whole, s": 45.0, "other, s": 3.0, failover.FIRST_CONFIRM: 2.5}, {"whole, s": 45.0}
+    must |= {failover.FIRST_CONFIRM: 5.0}
+    failover.record("one node killed", "4.3", 7, 50.0, figures, REPORT, {"tasks.normal": 2.5}, must=must)
+    page = failover.page(json.loads(path.read_text()))
+    assert "| whole, s: **45.0 (<45)**, other, s: 3.0 | 2.50 (<5) |" in page
+    assert failover.missed(figures, must) == {"whole, s": 45.0}
+    assert failover.missed({}, must) == dict.fromkeys(must)
+
+
 def test_without_a_place_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FOG_FAILOVER", raising=False)
     monkeypatch.chdir(tmp_path)

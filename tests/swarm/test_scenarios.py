@@ -13,12 +13,12 @@ import pytest
 
 from tests.swarm import failover
 from tests.swarm.client import run_client
-from tests.swarm.failover import MASTER
+from tests.swarm.failover import FIRST_CONFIRM, MASTER
 from tests.swarm.faults import kill_container, link_down, overlay_cut, powered_off
-from tests.swarm.images import retag
+from tests.swarm.images import above_base_mb, retag
 from tests.swarm.scenario import (
-    FIRST_CONFIRM,
     HIGH_WAIT,
+    NO_RUN,
     RATE,
     SEED,
     SERVERS,
@@ -34,19 +34,26 @@ from tests.swarm.shell import wait_for
 from tests.swarm.stack import BROKERS, VHOST, Stack
 
 pytestmark = pytest.mark.swarm
-COLD_START_S = 120.0
+WHOLE = "whole, s"
+ABOVE_BASE = "image fogactors above its base, MB"
 FAULT_S = 60.0
 LEASE_S = 15.0
 """[cluster] lease_s"""
+SERVES_S = 10.0
+"""What serves all through a fault of a minute is silent for less, on two cores that run five hosts."""
 
 
 @pytest.mark.versions
 def test_a_cold_start_is_whole_in_two_minutes(stack: Stack) -> None:
-    figures = {"whole, s": round(stack.cold_start_s, 1)}
-    failover.record("cold start", SERVERS, SEED, 0, figures, versions=stack.versions)
+    figures = {WHOLE: round(stack.cold_start_s, 1), ABOVE_BASE: above_base_mb(stack.bed, stack.tag)}
+    must = {WHOLE: 120.0, ABOVE_BASE: 150.0}
+    failover.record("cold start", SERVERS, SEED, 0, figures, versions=stack.versions, must=must)
     assert stack.problems() == []
     assert len(stack.redis("smembers", "rabbitmq:cluster:members").split()) == 3
-    assert stack.cold_start_s < COLD_START_S
+    assert {f"fog:beat:fog-node-{n}-1:heartbeat" for n in (1, 2, 3)} <= set(
+        stack.redis("smembers", "fog:beats").split()
+    )
+    assert failover.missed(figures, must) == {}
 
 
 @pytest.mark.slow
@@ -80,41 +87,36 @@ def test_the_main_job_runs_on_the_swarm(stack: Stack) -> None:
 def test_a_killed_node_comes_back_and_nothing_is_lost(stack: Stack, time_of_five: int) -> None:
     """Five times: how soon the first confirm comes depends on what the node led."""
     broker = random.Random(SEED + time_of_five).choice(list(BROKERS))
-    with scenario(stack, f"one node killed {time_of_five}") as it:
+    with scenario(stack, f"one node killed {time_of_five}", must={WHOLE: 45, FIRST_CONFIRM: 5}) as it:
         it.figures["node"] = broker
         it.strike()
         kill(stack, broker)
-        it.figures["whole, s"] = round(it.wait_whole(120), 1)
+        it.figures[WHOLE] = round(it.wait_whole(120), 1)
         it.figures["noticed by the others after, s"] = stack.heard_down(broker, it.at)
-    assert it.figures["whole, s"] < 45
-    assert it.figures[FIRST_CONFIRM] < 5
 
 
 @pytest.mark.overload
 @pytest.mark.slow
 def test_when_the_master_is_killed_another_takes_its_lease(stack: Stack) -> None:
     master = stack.redis("get", MASTER)
-    with scenario(stack, "the master killed") as it:
+    with scenario(stack, "the master killed", must={"another master, s": LEASE_S + 10, WHOLE: 45}) as it:
         it.strike()
         kill(stack, master.partition("@")[2])
         wait_for("another master", lambda: stack.redis("get", MASTER) not in ("", master), timeout=60)
         it.figures["another master, s"] = round(time.time() - it.at, 1)
-        it.figures["whole, s"] = round(it.wait_whole(120), 1)
-    assert it.figures["another master, s"] < LEASE_S + 10
-    assert it.figures["whole, s"] < 45
+        it.figures[WHOLE] = round(it.wait_whole(120), 1)
 
 
 @pytest.mark.overload
 @pytest.mark.parametrize("time_of_five", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 5))])
 def test_all_three_killed_at_once_come_back_with_all_that_was_confirmed(stack: Stack, time_of_five: int) -> None:
     order = random.Random(SEED + time_of_five)
-    with scenario(stack, f"all three killed {time_of_five}") as it:
+    with scenario(stack, f"all three killed {time_of_five}", must={WHOLE: 120}) as it:
         it.strike()
         with kept_down(stack, *BROKERS):
             started = start_in_random_order(stack, list(BROKERS), order)
         it.figures["started"] = ", ".join(started)
-        it.figures["whole, s"] = round(it.wait_whole(240), 1)
-    assert it.figures["whole, s"] < 120
+        it.figures[WHOLE] = round(it.wait_whole(240), 1)
 
 
 @pytest.mark.overload
@@ -149,18 +151,18 @@ def quorum_lost(stack: Stack, since: float) -> str:
 @pytest.mark.versions
 @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq1"])
 def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, broker: str) -> None:
-    with scenario(stack, f"volume of {broker} wiped") as it:
+    with scenario(stack, f"volume of {broker} wiped", must={WHOLE: 90}) as it:
         it.strike()
         with kept_down(stack, broker):
             stack.wipe(broker)
-        it.figures["whole, s"] = round(it.wait_whole(240), 1)
-    assert it.figures["whole, s"] < 90
+        it.figures[WHOLE] = round(it.wait_whole(240), 1)
 
 
 @pytest.mark.overload
 @pytest.mark.slow
 def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
-    with scenario(stack, "volume of rabbitmq2 wiped while rabbitmq3 was down") as it:
+    must = {"whole after the other was started, s": 90}
+    with scenario(stack, "volume of rabbitmq2 wiped while rabbitmq3 was down", must=must) as it:
         it.strike()
         with kept_down(stack, "rabbitmq3"):
             it.load.wait_confirmed(int(5 * min(RATE, 100)), timeout=60)  # which rabbitmq3 does not have
@@ -174,7 +176,6 @@ def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
         it.figures["whole after the other was started, s"] = round(it.whole_at - back, 1)
         done = [event["action"] for event in it.planned("rabbitmq2") if event["action"] in TAKEN_BACK]
     assert set(done) == {"ForgetThenJoin", "Join"}
-    assert it.figures["whole after the other was started, s"] < 90
 
 
 def waits_for(planned: list[dict[str, str]]) -> bool:
@@ -184,7 +185,8 @@ def waits_for(planned: list[dict[str, str]]) -> bool:
 @pytest.mark.overload
 @pytest.mark.slow
 def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack) -> None:
-    with scenario(stack, "Redis killed, away for a minute") as it:
+    must = {"heartbeats after Redis, s": 10, FIRST_CONFIRM: 5, NO_RUN: 5}
+    with scenario(stack, "Redis killed, away for a minute", must=must) as it:
         it.strike()
         kill_container(stack.bed.hosts["manager1"], stack.container("redis", "manager1"))
         stack.scale(0, "redis")
@@ -194,23 +196,19 @@ def test_messages_flow_while_redis_is_away_for_a_minute(stack: Stack) -> None:
         wait_for("Redis", lambda: from_redis(stack, "ping") == "PONG", timeout=60)
         it.figures["heartbeats after Redis, s"] = round(wait_coordination(stack, 3, again, 60), 1)
         it.wait_whole(60)
-    assert it.figures["heartbeats after Redis, s"] < 10
-    assert it.figures[FIRST_CONFIRM] < 5
-    assert it.figures["no task ran for, s"] < 5
 
 
 @pytest.mark.overload
 @pytest.mark.slow
 def test_a_node_cut_off_for_a_minute_is_in_one_cluster_again(stack: Stack) -> None:
-    with scenario(stack, "one node's traffic cut for a minute") as it:
+    must = {"one cluster after healing, s": 30, FIRST_CONFIRM: SERVES_S}
+    with scenario(stack, "one node's traffic cut for a minute", must=must) as it:
         it.strike()
         with overlay_cut(stack.bed.hosts, BROKERS["rabbitmq2"]):
             time.sleep(FAULT_S)  # the length of the fault, not a wait for anything
         healed = time.time()
         it.wait_whole(120)
         it.figures["one cluster after healing, s"] = round(it.whole_at - healed, 1)
-    assert it.figures["one cluster after healing, s"] < 30
-    assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the majority served
 
 
 @pytest.mark.overload
@@ -219,7 +217,8 @@ def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
     [reaper], [sink] = stack.hosts_of("dlq-reaper"), stack.hosts_of("metrics-sink")
     host = next(name for name in (reaper, sink, "manager3") if name != "manager1")
     moving = [name for name, at in (("dlq-reaper", reaper), ("metrics-sink", sink)) if at == host]
-    with scenario(stack, "a host's link down for a minute") as it:
+    must = {"whole after the link, s": 120, FIRST_CONFIRM: SERVES_S}
+    with scenario(stack, "a host's link down for a minute", must=must) as it:
         it.figures["host"] = " ".join((host, *moving))
         it.strike()
         with link_down(stack.bed.hosts, host):
@@ -229,8 +228,6 @@ def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
         back = time.time()
         it.wait_whole(240)
         it.figures["whole after the link, s"] = round(it.whole_at - back, 1)
-    assert it.figures["whole after the link, s"] < 120
-    assert it.figures[FIRST_CONFIRM] < 30  # of a minute: the rest served
 
 
 @pytest.mark.overload
@@ -238,16 +235,14 @@ def test_a_host_without_its_link_is_done_without(stack: Stack) -> None:
 @pytest.mark.parametrize("time_of_three", [1, 2, 3])
 def test_the_host_of_rabbitmq1_and_redis_is_lost_for_a_minute(stack: Stack, time_of_three: int) -> None:
     """Three times: how soon the others find Redis depends on what the engines have told each other."""
-    with scenario(stack, f"host of rabbitmq1 and Redis lost for a minute {time_of_three}") as it:
+    must = {"coordination after the host, s": 10, FIRST_CONFIRM: SERVES_S, NO_RUN: SERVES_S}
+    with scenario(stack, f"host of rabbitmq1 and Redis lost for a minute {time_of_three}", must=must) as it:
         it.strike()
         with powered_off(stack.bed.hosts, "manager1"):
             time.sleep(max(0.0, it.at + FAULT_S - time.time()))  # the length of the fault
             again = time.time()
         it.figures["coordination after the host, s"] = round(wait_coordination(stack, 2, again, 120), 1)
-        it.figures["whole, s"] = round(it.wait_whole(240), 1)
-    assert it.figures["coordination after the host, s"] < 10
-    assert it.figures[FIRST_CONFIRM] < 30
-    assert it.figures["no task ran for, s"] < 30
+        it.figures[WHOLE] = round(it.wait_whole(240), 1)
 
 
 @pytest.mark.slow
@@ -271,14 +266,36 @@ def test_an_update_of_everything_fails_nothing(stack: Stack) -> None:
     tag = f"{stack.tag}-next"
     retag(stack.bed, stack.tag, tag)
     stack.pull(tag)
-    with scenario(stack, "rolling update of the whole stack", again=True) as it:
+    with scenario(stack, "rolling update of the whole stack", again=True, must={HIGH_WAIT: 10}) as it:
         it.strike()
         stack.update(tag)
         it.figures["updated, s"] = round(time.time() - it.at, 1)
         it.wait_whole(120)
-    assert it.figures[HIGH_WAIT] < 10
     assert it.report["refused"] == {}
     assert all(image.endswith(f":{tag}") for image in stack.images())
+
+
+@pytest.mark.slow
+def test_a_raw_deploy_of_everything_is_no_stop_of_everything(stack: Stack) -> None:
+    """`docker stack deploy`, which changes the three brokers and Redis in the same second: the brokers take turns."""
+    tag = f"{stack.tag}-raw"
+    retag(stack.bed, stack.tag, tag)
+    stack.pull(tag)
+    with scenario(stack, "all services changed by one docker stack deploy", again=True, must={FIRST_CONFIRM: 10}) as it:
+        it.strike()
+        stack.deploy(tag)
+        wait_for("the tasks of the new images", lambda: stack.runs(tag), timeout=900)
+        it.figures["updated, s"] = round(time.time() - it.at, 1)
+        it.wait_whole(120)
+        turns = {broker: turn_of(stack, broker, it.at) for broker in BROKERS}
+    assert turns == dict.fromkeys(BROKERS, "ours")
+    assert it.report["refused"] == {}
+
+
+def turn_of(stack: Stack, broker: str, since: float) -> str:
+    """How its sentinel came to its turn to stop."""
+    stops = [event for event in stack.events(broker, since) if event["event"] == "StopTurn"]
+    return next((str(event["outcome"]) for event in stops if event["step"] == "turn"), "none")
 
 
 @pytest.mark.slow
