@@ -151,17 +151,19 @@ def quorum_lost(stack: Stack, since: float) -> str:
 @pytest.mark.versions
 @pytest.mark.parametrize("broker", ["rabbitmq3", "rabbitmq1"])
 def test_a_node_whose_volume_is_wiped_becomes_a_member_again(stack: Stack, broker: str) -> None:
-    with scenario(stack, f"volume of {broker} wiped", must={WHOLE: 90}) as it:
+    with scenario(stack, f"volume of {broker} wiped", must={"whole after the wipe, s": 90}) as it:
         it.strike()
-        with kept_down(stack, broker):
+        with kept_down(stack, broker):  # until Swarm has seen it end, which takes up to half a minute
             stack.wipe(broker)
+            wiped = time.time()
         it.figures[WHOLE] = round(it.wait_whole(240), 1)
+        it.figures["whole after the wipe, s"] = round(it.whole_at - wiped, 1)
 
 
 @pytest.mark.overload
 @pytest.mark.slow
 def test_a_node_wiped_while_another_is_down_waits_for_it(stack: Stack) -> None:
-    must = {"whole after the other was started, s": 90}
+    must = {"whole after the other was started, s": 120}  # two that boot, one after the other
     with scenario(stack, "volume of rabbitmq2 wiped while rabbitmq3 was down", must=must) as it:
         it.strike()
         with kept_down(stack, "rabbitmq3"):
