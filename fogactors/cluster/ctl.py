@@ -69,16 +69,24 @@ class Ctl:
         words = ("-n", node or self._node, "-q", "cluster_status", "--formatter", "json")
         return _status(await self.run("rabbitmqctl", *words, timeout=STATUS_S))
 
+    async def answers(self) -> bool:
+        """Whether our own node does, from what it has itself: a status asks every node that runs."""
+        try:
+            await self.run("rabbitmqctl", "-n", self._node, "-q", "list_vhosts", timeout=STATUS_S)
+        except CtlFailed:
+            return False
+        return True
+
     async def forget(self, member: str, *, via: str) -> None:
         """Take `member`, which is stopped, out of the cluster of `via`. Cannot be taken back."""
-        await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member, timeout=LONG_S)
+        await self.run("rabbitmqctl", "-n", via, "-q", "forget_cluster_node", member, timeout=LONG_S, beside=True)
 
     async def grow(self, vhost: str) -> None:
         """A replica of each quorum queue, and of each stream of `vhost`, on our node. Idempotent. Raises `CtlFailed`,
         also when some queue has none after all tries: the tool ends well whatever became of a single queue."""
         lacking: dict[str, str] = {}
         for _ in range(GROW_TRIES):
-            await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S)
+            await self.run("rabbitmq-queues", "-q", "grow", self._node, "all", timeout=LONG_S, beside=True)
             lacking = await self._lacking(vhost)
             for name, kind in lacking.items():
                 if kind == "stream":  # which are not grown with the others, and then hold up the stop of every node
@@ -97,12 +105,13 @@ class Ctl:
         }
 
     async def rebalance(self) -> None:
-        await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=LONG_S)
+        await self.run("rabbitmq-queues", "-q", "rebalance", "quorum", timeout=LONG_S, beside=True)
 
     async def critical(self) -> str:
         """The queues that would lose their majority with our node; empty: none. Raises `CtlFailed`."""
         try:
-            await self.run("rabbitmq-queues", "-n", self._node, "-q", "check_if_node_is_quorum_critical")
+            words = ("-n", self._node, "-q", "check_if_node_is_quorum_critical")
+            await self.run("rabbitmq-queues", *words, beside=True)
         except CtlFailed as error:
             if error.kind != "failed":
                 raise
@@ -113,7 +122,7 @@ class Ctl:
 
     async def import_definitions(self, file: Path) -> None:
         """Not by standard input: with a pipe there the tool of 4.3 fails now and then."""
-        await self.run("rabbitmqctl", "-q", "import_definitions", str(file), timeout=LONG_S)
+        await self.run("rabbitmqctl", "-q", "import_definitions", str(file), timeout=LONG_S, beside=True)
 
     async def users(self) -> dict[str, frozenset[str]]:
         """Who may log in, and the tags of each."""
@@ -125,7 +134,7 @@ class Ctl:
 
     async def enable_feature_flags(self) -> None:
         """All stable ones, which a node that was upgraded leaves off."""
-        await self.run("rabbitmqctl", "-q", "enable_feature_flag", "all", timeout=LONG_S)
+        await self.run("rabbitmqctl", "-q", "enable_feature_flag", "all", timeout=LONG_S, beside=True)
 
     async def await_quorum_plus_one(self, timeout: float) -> None:
         """Until no queue needs our node for its majority. Raises `CtlFailed` when that takes longer."""
@@ -136,10 +145,11 @@ class Ctl:
         """Our node takes no more clients and gives its leaders away; the next start undoes it."""
         await self.run("rabbitmq-upgrade", "drain", timeout=timeout)
 
-    async def run(self, program: str, *words: str, timeout: float = CALL_S) -> str:
-        """What the program printed. Raises `CtlFailed`."""
+    async def run(self, program: str, *words: str, timeout: float = CALL_S, beside: bool = False) -> str:
+        """What the program printed. `beside`: it goes through all queues, and keeps only its like waiting. Raises
+        `CtlFailed`."""
         shown = " ".join((program, *words))
-        async with self._long if timeout >= LONG_S else self._one:
+        async with self._long if beside else self._one:
             done, output = await self._run([*self._command, program, *words], timeout)
         if done is None:
             raise CtlFailed(f"{shown}: no answer within {timeout:g} s", "timeout")

@@ -10,6 +10,7 @@ from fogactors.core import SupervisorSpec
 from fogactors.roles import dlq_reaper, heartbeat, metrics_sink, node_sentinel, reporter, tier_executor
 from fogactors.roles.base import HeartbeatConfig, RoleContext
 from fogactors.roles.health import Health
+from fogactors.roles.reports import ALL_ROLES
 
 __all__ = ["ROLES", "UP", "WORK", "Health", "HeartbeatConfig", "Role", "RoleContext", "up_tree"]
 
@@ -59,9 +60,16 @@ def up_tree(context: RoleContext, names: tuple[str, ...], tiers: tuple[str, ...]
     """One tree of several roles. They stand side by side: each pauses by itself when its broker is away. First who
     reports of them, so that it goes last and has seen all."""
     executors = tuple(f"fogactors/tier-executor-{tier}/executor" for tier in tiers if "tier-executor" in names)
-    context = replace(context, executors=executors)
+    context = replace(context, executors=executors, process=_process(names, tiers))
     children = (
         *reporter.trees(context, names),
         *(tree for name, role in ROLES.items() if name in names for tree in role.trees(context, tiers)),
     )
     return SupervisorSpec(id="fogactors", children=children, intensity=context.intensity, backoff=context.backoff)
+
+
+def _process(names: tuple[str, ...], tiers: tuple[str, ...]) -> str:
+    """`heartbeat` where it runs nothing else, `tier-executor-light`, `dlq-reaper`; `up` for several roles or tiers."""
+    roles = [f"{name}-{tier}" for name in names if name == "tier-executor" for tier in tiers]
+    roles += [name for name in names if name not in ("tier-executor", "heartbeat")]
+    return (roles or ["heartbeat"])[0] if len(roles) <= 1 else ALL_ROLES

@@ -85,6 +85,8 @@ class RoleContext:
     or none that is up. Asked from the heartbeat's thread."""
     executors: tuple[str, ...] = ()
     """Paths of those in this process."""
+    process: str = "heartbeat"
+    """What the process runs, for its beats: several on one node are not to write one another's."""
     cluster: ClusterConfig | None = None
     """Of node-sentinel; None: this host is no node of the cluster."""
     definitions: Callable[[bool], Mapping[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""`heartbeat`: says that this node is alive, and notices when its event loop is not.
+"""`heartbeat`: says that this process is alive, and notices when its event loop is not.
 
 The beat comes from a thread, because a handler that blocks the loop for a second must not make a healthy node look
 dead. It carries how late the loop runs, and it stops when the loop has not turned for `loop_dead_s`: a beat that
@@ -68,6 +68,7 @@ class _Watch(threading.Thread):
         self,
         config: HeartbeatConfig,
         node: str,
+        role: str,
         writer: BeatWriter,
         tell: Callable[[object], None],
         urgent: Callable[[object], None],
@@ -79,6 +80,7 @@ class _Watch(threading.Thread):
         self.turned = time.monotonic()
         self._config = config
         self._node = node
+        self._role = role
         self._writer = writer
         self._tell = tell
         self._urgent = urgent
@@ -100,11 +102,13 @@ class _Watch(threading.Thread):
     def _beat_on(self) -> None:
         config = self._config
         look_s = min(config.interval_s, config.loop_blocked_s / 4, 1.0)
-        next_beat = 0.0
+        next_beat, able = 0.0, False
         while True:
             now = time.monotonic()
             silent_s = now - self.turned
             self._look(silent_s)
+            if self.loads and not able:  # what it can do is worth a beat of its own
+                next_beat, able = now, True
             if now >= next_beat and silent_s < config.loop_dead_s:
                 written = self._beat(max(0.0, silent_s - TURN_S))
                 next_beat = now + (config.interval_s if written else min(config.interval_s, AGAIN_S))
@@ -113,7 +117,7 @@ class _Watch(threading.Thread):
 
     def _beat(self, lag_s: float) -> bool:
         """Whether it could be written."""
-        beat = Beat(node=self._node, role="heartbeat", at=datetime.now(UTC), lag_s=round(lag_s, 3))
+        beat = Beat(node=self._node, role=self._role, at=datetime.now(UTC), lag_s=round(lag_s, 3))
         if loads := self.loads:
             size, free = [load.size for load in loads], [load.free for load in loads]
             beat.tier = ",".join(load.tier for load in loads)
@@ -162,6 +166,7 @@ class HeartbeatActor(Actor[Any]):
         self,
         config: HeartbeatConfig,
         node: str,
+        role: str,
         writer: Callable[[], BeatWriter],
         urgent: Callable[[object], None],
         broker_node: Callable[[], str] = lambda: "",
@@ -170,6 +175,7 @@ class HeartbeatActor(Actor[Any]):
         self._executors = executors
         self._config = config
         self._node = node
+        self._role = role
         self._make_writer = writer
         self._urgent = urgent
         self._broker_node = broker_node
@@ -183,7 +189,9 @@ class HeartbeatActor(Actor[Any]):
                 with suppress(RuntimeError):  # it is closed
                     loop.call_soon_threadsafe(self.ctx.emit, event)
 
-        self._watch = _Watch(self._config, self._node, self._make_writer(), tell, self._urgent, self._broker_node)
+        self._watch = _Watch(
+            self._config, self._node, self._role, self._make_writer(), tell, self._urgent, self._broker_node
+        )
         self._watch.start()
 
     async def run(self) -> None:
@@ -230,6 +238,7 @@ def tree(context: RoleContext) -> SupervisorSpec:
                 factory=lambda: HeartbeatActor(
                     context.heartbeat,
                     context.node,
+                    context.process,
                     context.coord.beat_writer,
                     context.urgent,
                     context.broker_node,

@@ -22,6 +22,8 @@ ALL_ROLES: Final = "up"
 
 MOST: Final = 2000
 """Processes at once. They come from the wire, and each is a few hundred series."""
+REPLACED: Final = 8
+"""Incarnations of one process id that are remembered as over while a later one reports."""
 
 _NODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _ROLES: Final = frozenset((*REPORTING, ALL_ROLES))
@@ -81,7 +83,7 @@ class Reports:
         self._silent_s = silent_s
         self._clock = clock
         self._seen: dict[tuple[str, str, int], Seen] = {}
-        self._replaced: dict[tuple[str, str, int], str] = {}
+        self._replaced: dict[tuple[str, str, int], tuple[str, ...]] = {}
         self.counts: dict[Taken, int] = dict.fromkeys(get_args(Taken), 0)
 
     def take(self, report: NodeMetrics) -> Taken:
@@ -98,11 +100,12 @@ class Reports:
             return self.refuse()
         if known is not None:
             again = known.process.incarnation == process.incarnation
-            if self._replaced.get(key) == process.incarnation or (again and process.seq <= known.process.seq):
+            before = self._replaced.get(key, ())
+            if process.incarnation in before or (again and process.seq <= known.process.seq):
                 self.counts["stale"] += 1
                 return "stale"
             if not again:
-                self._replaced[key] = known.process.incarnation
+                self._replaced[key] = (*before, known.process.incarnation)[-REPLACED:]
         self._replaced = {each: before for each, before in self._replaced.items() if each in alive}
         # A new dict in the place of the old one: who reads from another thread has one or the other.
         self._seen = {**alive, key: Seen(report, process, now)}

@@ -38,9 +38,10 @@ rabbitmq-server)
     touch "$here/up"
     while :; do sleep 0.02; done ;;
 esac
+[ -e "$here/hangs" ] && exec sleep 60
 case "$*" in
 *cluster_status*)
-    [ -e "$here/hangs" ] && exec sleep 60
+    [ -e "$here/peer-hangs" ] && exec sleep 60
     name={node}
     [ "$2" = -n ] && name="$3"
     [ "$name" != {node} ] || [ -e "$here/up" ] || {{ echo "Error: unable to perform an operation on node"; exit 69; }}

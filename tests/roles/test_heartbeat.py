@@ -95,7 +95,7 @@ async def test_a_node_says_that_it_is_alive():
     async with fog() as (system, watched):
         await eventually(lambda: len(watched.beats) >= 3, "three beats")
         [beat] = system.store.beats()
-        assert (beat.node, beat.role) == ("node", "heartbeat")
+        assert (beat.node, beat.role) == ("node", "tier-executor-light")
         assert beat.lag_s < 1
 
 
@@ -110,6 +110,27 @@ async def test_a_node_that_runs_tasks_says_what_it_may_use_and_what_of_it_is_tak
         await handle.result(5)
         await eventually(lambda: watched.beats[-1].running == 0, "a beat without one")
         assert (watched.beats[-1].cpu_used, watched.beats[-1].memory_used_mb) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("roles", "name"),
+    [
+        (("heartbeat",), "heartbeat"),
+        (("heartbeat", "dlq-reaper"), "dlq-reaper"),
+        (("heartbeat", "dlq-reaper", "tier-executor"), "up"),
+    ],
+)
+async def test_what_a_process_runs_is_in_the_name_of_its_beat(roles, name):
+    """Several on one node must not write one another's."""
+    async with fog(roles=roles) as (system, watched):
+        await eventually(lambda: watched.beats, "a beat")
+        assert {beat.role for beat in system.store.beats()} == {name}
+
+
+async def test_the_first_beat_that_says_what_an_executor_may_use_does_not_wait_for_its_turn():
+    async with fog(interval_s=60.0, ttl_s=180.0) as (_, watched):
+        await eventually(lambda: any(beat.tier for beat in watched.beats), "a beat with a tier")
+        assert len(watched.beats) <= 2
 
 
 async def test_a_node_that_runs_no_tasks_claims_no_room_for_them():

@@ -79,7 +79,9 @@ def test_an_update_that_lets_the_old_process_run_a_while_makes_no_counter_jump(k
         clock.now = now
         assert kept.take(report(incarnation=incarnation, seq=seq)) == taken
     assert [(seen.process.incarnation, seen.process.seq) for seen in kept.alive()] == [(new, 2)]
-    clock.now = 50.0  # the new one did not last, and the old one is what there is
+    assert kept.take(report(incarnation="c", seq=1)) == "taken"  # the new one crashed, and has another in its place
+    assert kept.take(report(incarnation=old, seq=103)) == "stale"
+    clock.now = 50.0  # that did not last, and the old one is what there is
     assert kept.take(report(incarnation=old, seq=105)) == "taken"
 
 

@@ -79,3 +79,14 @@ async def test_a_stop_asks_again_while_a_queue_does_not_answer(tmp_path):
             (tmp_path / "elects").touch()
         assert ("quorum without us", "done") in [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
         assert sum("await_online_quorum_plus_one" in call for call in here.calls) == 2
+
+
+async def test_a_broker_that_is_up_is_drained_also_when_its_status_is_not_to_be_had(tmp_path):
+    async with stage(tmp_path, A, stop_wait_s=20.0) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(ClusterSettled)
+            await recorder.wait_for(SetupDone, count=2)
+            here.sentinel.unsettle("no answer")
+        steps = [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
+        assert ("drain", "done") in steps

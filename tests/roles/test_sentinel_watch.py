@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from fogactors.cluster import ctl
-from fogactors.roles.sentinel import former
+from fogactors.roles.sentinel import former, watcher
 from fogactors.roles.sentinel.state import (
     ClusterChanged,
     ClusterSettled,
@@ -50,7 +50,8 @@ async def test_of_a_fact_whose_detail_changes_the_last_word_is_that_it_holds(tmp
         assert lost == [(True, f"{B}, {C}"), (False, f"{B}, {C}"), (True, f"{B}, {A}, {C}")]
 
 
-async def test_a_queue_that_is_short_of_a_node_is_told_of_when_the_tool_fails_at_first(tmp_path):
+async def test_a_queue_that_is_short_of_a_node_is_told_of_when_the_tool_fails_at_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(watcher, "CRITICAL_S", 0.2)
     async with stage(tmp_path, A, B, C, watch_s=0.1) as here:
         here.data.mkdir(parents=True)
         (here.data / "kept").touch()
@@ -77,10 +78,25 @@ async def test_a_broker_that_answers_no_more_is_not_taken_to_be_up_for_ever_and_
             await eventually(lambda: not here.sentinel.settled, "it is not taken to be up", timeout=20)
             assert "no answer within 0.5 s" in here.sentinel.why  # what a probe is told
             assert sum("cluster_status" in call for call in here.calls) >= former.SILENT
+            assert sum("list_vhosts" in call for call in here.calls) == 1
             assert here.sentinel.server.running
             (tmp_path / "hangs").unlink()
             await recorder.wait_for(ClusterSettled, timeout=20)
             assert here.sentinel.server.starts == 1
+
+
+async def test_a_peer_that_does_not_answer_makes_no_other_broker_doubtful(tmp_path, monkeypatch):
+    """A status asks every node that runs, so one that hangs keeps it from all of them."""
+    monkeypatch.setattr(ctl, "STATUS_S", 0.5)
+    async with stage(tmp_path, A, watch_s=0.1) as here:
+        here.says(A, A, A)
+        async with running(here) as recorder:
+            await recorder.wait_for(SetupDone, what="topology, feature flags; leaders are balanced")
+            (tmp_path / "peer-hangs").touch()
+            await eventually(
+                lambda: sum("list_vhosts" in call for call in here.calls) == 2, "it answers for itself", timeout=30
+            )
+            assert here.sentinel.settled
 
 
 @pytest.mark.parametrize("says", ["that it is alone", "nothing, because it pauses"])

@@ -166,7 +166,7 @@ class Stack:
             return found
         queues = {queue["name"]: queue for queue in self.api(f"/queues/{VHOST}")}
         consume = self.api(f"/consumers/{VHOST}") if consumers else []
-        users = {(each["queue"]["name"], each["channel_details"].get("user")) for each in consume}
+        users = {(each["queue"]["name"], (each["channel_details"] or {}).get("user")) for each in consume}
         found += [f"there is no queue {name}" for name in TASK_QUEUES if name not in queues]
         for name, queue in queues.items():
             if queue.get("type") == "quorum":
@@ -219,11 +219,13 @@ class Stack:
         return self.manager.docker("stack", "services", "--format", "{{.Image}}", NAME).split()
 
     def runs(self, tag: str) -> bool:
-        """Whether every task that should run does, on an image with this tag."""
+        """Whether every service has a task that should run and does, on an image with this tag. One that waits for the
+        old to end is not listed yet."""
         form = "{{.Image}} {{.CurrentState}}"
         words = ("stack", "ps", "--filter", "desired-state=running", "--format", form, NAME)
         tasks = [line.split() for line in self.manager.docker(*words).splitlines()]
-        return all(image.endswith(f":{tag}") and state == "Running" for image, state, *_ in tasks)
+        there = len(tasks) == len(self.images())
+        return there and all(image.endswith(f":{tag}") and state == "Running" for image, state, *_ in tasks)
 
     def services(self) -> str:
         """One line for each task that should run, with what it says of itself."""
@@ -269,10 +271,10 @@ class Stack:
         self.manager.docker("service", "scale", "--detach", *counts)
 
     def redis(self, *command: str) -> str:
-        """A command to Redis as its administrator. Raises SwarmFailed."""
+        """A command to Redis as its administrator. Raises SwarmFailed, also for an error as the answer: it may load."""
         engine = self.bed.hosts["manager1"]
         login = ("--user", "redis", "--pass", self.passwords["redis"], "--no-auth-warning")
-        program = ("sh", "-c", 'exec redis-cli ${REDIS_CLI_OPTIONS:-} "$@"', "sh", *login, *command)
+        program = ("sh", "-c", 'exec redis-cli -e ${REDIS_CLI_OPTIONS:-} "$@"', "sh", *login, *command)
         return engine.docker("exec", self.container("redis", "manager1"), *program, timeout=15).strip()
 
     def in_broker(self, *command: str) -> str:

@@ -50,9 +50,8 @@ def test_a_cold_start_is_whole_in_two_minutes(stack: Stack) -> None:
     failover.record("cold start", SERVERS, SEED, 0, figures, versions=stack.versions, must=must)
     assert stack.problems() == []
     assert len(stack.redis("smembers", "rabbitmq:cluster:members").split()) == 3
-    assert {f"fog:beat:fog-node-{n}-1:heartbeat" for n in (1, 2, 3)} <= set(
-        stack.redis("smembers", "fog:beats").split()
-    )
+    beats = {f"fog:beat:fog-node-{n}-1:tier-executor-{tier}" for n, tier in enumerate(("light", "medium", "heavy"), 1)}
+    assert beats <= set(stack.redis("smembers", "fog:beats").split())
     assert failover.missed(figures, must) == {}
 
 

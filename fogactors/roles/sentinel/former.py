@@ -51,7 +51,7 @@ BOOT_PACE_S: Final = 2.0
 COMES_S: Final = 3.0
 DOUBTS: Final = 3
 SILENT: Final = 3
-"""Status calls in a row without an answer, after which a node that was up is not taken to be up any more."""
+"""Status calls in a row without an answer, after which a node that was up must answer for itself."""
 BLANK_S: Final = 15.0
 """How long a node that said that it is blank is taken at its word."""
 AGAIN_S: Final = 5.0
@@ -144,9 +144,9 @@ class Former(Actor[Any]):
                 it.unsettle(why)
                 return it.config.reach_every_s
             case Ready(missing):
-                if not await self._settle(missing):
-                    return COMES_S
                 if self._silent:
+                    return COMES_S
+                if not await self._settle(missing):
                     return COMES_S
                 # One that boots is about to come: the cluster is to know of it soon, and not at the next slow look.
                 comes = missing and "up" in (await reach(missing, it.config.epmd_port)).values()
@@ -192,8 +192,8 @@ class Former(Actor[Any]):
             own = await it.ctl.status()
         except CtlFailed as error:
             self._silent = self._silent + 1 if error.kind == "timeout" else 0
-            if it.settled and 0 < self._silent < SILENT:
-                return "up", it.status, False  # slow is not down; the next look tells
+            if it.settled and self._silent and (self._silent < SILENT or await it.ctl.answers()):
+                return "up", it.status, False  # slow is not down, nor is one whose peer does not answer it
             it.unsettle(f"its server does not say that it is up: {error}")
             if it.came_up:
                 return "starting", None, False  # whatever keeps it from answering, it is not for us to end it

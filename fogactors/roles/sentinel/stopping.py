@@ -75,7 +75,7 @@ class Stopper(Actor[Any]):
             return
         deadline = anyio.current_time() + it.config.stop_wait_s
         self._told("turn", await self._turn(deadline))
-        if not it.settled:
+        if not it.came_up:  # of one that is up, whatever it says now, queues may need it
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep)
@@ -88,6 +88,7 @@ class Stopper(Actor[Any]):
         it = self._it
         holder: str | None = None
         answered_at = anyio.current_time()
+        away_s = min(AWAY_S, it.config.stop_wait_s / 2)  # the other half is for the queues that need this node
         while anyio.current_time() < deadline:
             try:
                 with anyio.fail_after(STORE_S):
@@ -97,8 +98,8 @@ class Stopper(Actor[Any]):
                     holder = await it.coord.holder(CLUSTER_STOPPING)
                 answered_at = anyio.current_time()
             except (CoordError, TimeoutError) as error:
-                if anyio.current_time() - answered_at >= AWAY_S:
-                    return f"Redis could not be asked for {AWAY_S:g} s, so it goes without: {error}"
+                if anyio.current_time() - answered_at >= away_s:
+                    return f"Redis could not be asked for {away_s:g} s, so it goes without: {error}"
             await anyio.sleep(TURN_S)
         return f"not within {it.config.stop_wait_s:g} s, {holder} has it; it goes all the same"
 

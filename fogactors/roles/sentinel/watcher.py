@@ -31,6 +31,8 @@ CHANGE_TYPE: Final = "cluster.changed"
 EVENTS_CHANNEL: Final = "fog:cluster:events"
 REACH_EVERY_S: Final = 2.0
 NOTIFY_S: Final = 2.0
+CRITICAL_S: Final = 10.0
+"""Before a tool that failed is asked again: each try costs some processor time in a bad moment."""
 
 
 class Fact(NamedTuple):
@@ -63,6 +65,7 @@ class Watcher(Actor[Any]):
         self._facts: frozenset[Fact] = frozenset()
         self._reached: Mapping[str, Reach] = {}
         self._seen: Status | None = None
+        self._ask_at = float("inf")
 
     async def run(self) -> None:
         while not self.ctx.stop_requested:
@@ -88,18 +91,19 @@ class Watcher(Actor[Any]):
             it.ask_look()
         self._reached = reached
         status = it.status if it.settled else self._of_one_that_is_silent(reached)
-        if status is None or status == self._seen:
+        if status is None or (status == self._seen and time.monotonic() < self._ask_at):
             return
         critical = await self._critical(status)
         facts = facts_of(status, it.config.nodes, critical or "", it.node)
-        if critical is None:  # what was known of it holds until it can be asked, at the next turn
+        if critical is None:  # what was known of it holds until it can be asked
             facts |= {fact for fact in self._facts if fact.what == "quorum_critical"}
         # What is over comes first: of a fact whose detail has changed, the last that is heard is that it holds.
         for fact in sorted(self._facts - facts):
             await self._tell(fact, on=False)
         for fact in sorted(facts - self._facts):
             await self._tell(fact, on=True)
-        self._facts, self._seen = facts, None if critical is None else status
+        self._facts, self._seen = facts, status
+        self._ask_at = time.monotonic() + CRITICAL_S if critical is None else float("inf")
 
     def _of_one_that_is_silent(self, reached: Mapping[str, Reach]) -> Status | None:
         """The server runs and says nothing: with pause_minority a node that finds itself in a minority stops, and one
