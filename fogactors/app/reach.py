@@ -3,14 +3,21 @@ names it."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
 from urllib.parse import urlsplit
+
+import anyio
 
 from fogactors.app.settings import Settings
 from fogactors.bus import Bus
 from fogactors.coord.redis import RedisCoord
 from fogactors.errors import AccessRefused, BusUnavailable, CoordUnavailable
 
-__all__ = ["broker_error", "connect_broker", "connect_redis"]
+__all__ = ["broker_error", "connect_broker", "connect_redis", "open_redis"]
+
+CLOSE_S: Final = 3.0
 
 
 async def connect_broker(bus: Bus, settings: Settings) -> None:
@@ -39,3 +46,15 @@ async def connect_redis(coord: RedisCoord, settings: Settings) -> None:
         refused = "refused" in text or "Connect call failed" in text
         why = "refused the connection" if refused else f"cannot be reached: {text.rpartition('Error: ')[2]}"
         raise CoordUnavailable(f"{where} {why} ([coord] url)") from error
+
+
+@asynccontextmanager
+async def open_redis(settings: Settings, name: str) -> AsyncGenerator[RedisCoord]:
+    """`name`: what Redis knows the connection by, behind the node's. Raises `CoordUnavailable`, `CoordRefused`."""
+    coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-{name}")
+    try:
+        await connect_redis(coord, settings)
+        yield coord
+    finally:
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await coord.close()

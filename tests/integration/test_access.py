@@ -151,6 +151,9 @@ async def test_the_main_job_goes_its_way_each_role_under_a_user_of_its_own(fog: 
 
     roles = {each["role"] for each in json.loads((await fog.run("ping", "--json", **operator)).out)}
     assert roles == {"tier-executor-light", "tier-executor-medium", "dlq-reaper"}
+    beats = {each["role"]: each for each in json.loads((await fog.run("nodes", "--json", **operator)).out)}
+    assert beats.keys() >= roles
+    assert (beats["tier-executor-light"]["tier"], beats["tier-executor-light"]["running"]) == ("light", 0)
     for command in (executor, helper, reaper):
         assert (await command.stop()).code == 0
         errors = [line for line in command.log if line["level"] in ("warning", "error")]

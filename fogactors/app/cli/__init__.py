@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "check": "look:check",
     "tree": "look:tree",
     "ping": "control:ping",
+    "nodes": "nodes:nodes",
     "pause": "control:pause",
     "resume": "control:resume",
     "drain": "control:drain",

@@ -29,7 +29,6 @@ from fogactors.app.cli.dlq.options import (
     ReasonFilter,
     StateFilter,
     TaskFilter,
-    open_index,
     remote_settings,
     say,
     select,
@@ -37,6 +36,7 @@ from fogactors.app.cli.dlq.options import (
 from fogactors.app.cli.dlq.shared import fetch, open_bus, summary, warn_of_lag
 from fogactors.app.dlq import Operator, Tally
 from fogactors.app.dlq_select import Selection, find, missing, no_letter
+from fogactors.app.reach import open_redis
 from fogactors.app.settings import Settings
 from fogactors.errors import ConfigError
 from fogactors.messages import DeadLetter
@@ -139,7 +139,7 @@ def export(
 
 
 async def _export(settings: Settings, chosen: Selection, write: Callable[[DeadLetter], None]) -> int:
-    async with open_index(settings) as coord, open_bus(settings) as bus:
+    async with open_redis(settings, "dlq") as coord, open_bus(settings) as bus:
         tally = await Operator(bus, coord, tell=say).export(chosen, write)
     return EXIT_FAILED if tally.failed else 0
 
@@ -174,7 +174,7 @@ def _writer(out: Path | None) -> Generator[Callable[[DeadLetter], None]]:
 
 
 async def _rehearse(settings: Settings, chosen: Selection, verb: str, json: bool) -> int:
-    async with open_index(settings) as coord:
+    async with open_redis(settings, "dlq") as coord:
         found = await print_found(coord, chosen, json)
         unknown = await missing(coord, chosen)
     for id_ in unknown:
@@ -189,7 +189,7 @@ async def _do(
     stopping = Stopping(settings.shutdown.budget_s)
     timeout_s, tally = settings.bus.publish_timeout_s, Tally()
     total = await _count(settings, chosen)
-    async with open_index(settings) as coord, open_bus(settings) as bus, anyio.create_task_group() as beside:
+    async with open_redis(settings, "dlq") as coord, open_bus(settings) as bus, anyio.create_task_group() as beside:
         beside.start_soon(stopping.watch_signals)
         with _progress(total) as (tell, on_progress):
             operator = Operator(
@@ -213,7 +213,7 @@ async def _do(
 async def _count(settings: Settings, chosen: Selection) -> int:
     if chosen.ids:
         return len(set(chosen.ids))
-    async with open_index(settings) as coord:
+    async with open_redis(settings, "dlq") as coord:
         return sum([len(letters) async for letters in find(coord, chosen, datetime.now(UTC))])
 
 

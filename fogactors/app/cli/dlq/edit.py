@@ -17,9 +17,10 @@ import typer
 
 from fogactors.app.cli.common import Imports, Json, print_json
 from fogactors.app.cli.common import run as run_main
-from fogactors.app.cli.dlq.options import EXIT_FAILED, Id, open_index, remote_settings, say
+from fogactors.app.cli.dlq.options import EXIT_FAILED, Id, remote_settings, say
 from fogactors.app.cli.dlq.shared import fetch, open_bus, warn_of_lag
 from fogactors.app.dlq import Operator, edited, task_of
+from fogactors.app.reach import open_redis
 from fogactors.app.settings import Settings
 from fogactors.coord.letters import ParkedLetter
 from fogactors.errors import ConfigError, FogError, TaskArgumentError
@@ -65,7 +66,7 @@ def edit(
 
 
 async def _read(settings: Settings, id_: str) -> tuple[ParkedLetter, DeadLetter]:
-    async with open_index(settings) as coord, open_bus(settings) as bus:
+    async with open_redis(settings, "dlq") as coord, open_bus(settings) as bus:
         operator = Operator(bus, coord)
         await warn_of_lag(operator)
         entry = await operator.get(id_)
@@ -90,7 +91,7 @@ def _changed(letter: DeadLetter, change: Change) -> DeadLetter:
 
 
 async def _store(settings: Settings, entry: ParkedLetter, new: DeadLetter, replay: bool, json: bool) -> int:
-    async with open_index(settings) as coord, open_bus(settings) as bus:
+    async with open_redis(settings, "dlq") as coord, open_bus(settings) as bus:
         operator = Operator(bus, coord, publish_timeout_s=settings.bus.publish_timeout_s, tell=say)
         now = await operator.get(new.id)
         if (now.state, now.generation, now.revision) != (entry.state, entry.generation, entry.revision):

@@ -15,13 +15,13 @@ from fogactors.app.cli.dlq.options import (
     ReasonFilter,
     StateFilter,
     TaskFilter,
-    open_index,
     remote_settings,
     say,
     select,
 )
 from fogactors.app.cli.dlq.printing import JsonArray, LetterTable
 from fogactors.app.dlq_select import Selection, find
+from fogactors.app.reach import open_redis
 from fogactors.app.settings import Settings
 from fogactors.coord.base import Coord
 
@@ -52,7 +52,7 @@ def list_(
 
 
 async def _list(settings: Settings, chosen: Selection, json: bool) -> int:
-    async with open_index(settings) as coord:
+    async with open_redis(settings, "dlq") as coord:
         found = await print_found(coord, chosen, json)
     if not found and not json:
         say("no dead letters here; dlq-reaper keeps this list, and `fogactors ping --role dlq-reaper` finds it")

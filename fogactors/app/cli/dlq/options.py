@@ -5,19 +5,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated, Final, TypedDict, cast, get_args
 
-import anyio
 import typer
 
 from fogactors.app.cli.common import load_settings
 from fogactors.app.dlq_select import Selection
-from fogactors.app.reach import connect_redis
 from fogactors.app.settings import Settings
-from fogactors.coord.base import Coord
-from fogactors.coord.redis import RedisCoord
 from fogactors.errors import ConfigError
 from fogactors.messages import LetterState, Reason
 
@@ -35,7 +29,6 @@ __all__ = [
     "ReasonFilter",
     "StateFilter",
     "TaskFilter",
-    "open_index",
     "remote_settings",
     "say",
     "select",
@@ -129,18 +122,6 @@ def remote_settings(imports: list[str] | None = None) -> Settings:
             "[bus] url is memory://: its dead letters end with its process; name the RabbitMQ, amqp://..."
         )
     return settings
-
-
-@asynccontextmanager
-async def open_index(settings: Settings) -> AsyncGenerator[Coord]:
-    """The way to the index. Raises `CoordUnavailable`, `CoordRefused`."""
-    coord = RedisCoord(settings.coord.url, name=f"{settings.node.name}-dlq")
-    try:
-        await connect_redis(coord, settings)
-        yield coord
-    finally:
-        with anyio.move_on_after(CLOSE_S, shield=True):
-            await coord.close()
 
 
 def say(text: str) -> None:

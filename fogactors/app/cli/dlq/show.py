@@ -10,10 +10,11 @@ import typer
 
 from fogactors.app.cli.common import Json, print_json
 from fogactors.app.cli.common import run as run_main
-from fogactors.app.cli.dlq.options import EXIT_FAILED, Id, open_index, remote_settings, say
+from fogactors.app.cli.dlq.options import EXIT_FAILED, Id, remote_settings, say
 from fogactors.app.cli.dlq.printing import as_json, print_letter
 from fogactors.app.cli.dlq.shared import open_bus
 from fogactors.app.dlq import Operator
+from fogactors.app.reach import open_redis
 from fogactors.app.settings import Settings
 from fogactors.errors import DeadLetterMissing
 
@@ -34,7 +35,7 @@ def show(
 
 
 async def _show(settings: Settings, id_: str, raw: bool, history: bool, json: bool) -> int:
-    async with open_index(settings) as coord, open_bus(settings) as bus:
+    async with open_redis(settings, "dlq") as coord, open_bus(settings) as bus:
         operator = Operator(bus, coord)
         entry, letter, past = await operator.get(id_), None, None
         try:
