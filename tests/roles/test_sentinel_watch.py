@@ -69,6 +69,7 @@ async def test_a_queue_that_is_short_of_a_node_is_told_of_when_the_tool_fails_at
 
 async def test_a_broker_that_answers_no_more_is_not_taken_to_be_up_for_ever_and_left_running(tmp_path, monkeypatch):
     monkeypatch.setattr(ctl, "STATUS_S", 0.5)
+    monkeypatch.setattr(former, "COMES_S", 0.1)
     async with stage(tmp_path, A, watch_s=0.1) as here:
         here.says(A, A, A)
         async with running(here) as recorder:
@@ -88,6 +89,7 @@ async def test_a_broker_that_answers_no_more_is_not_taken_to_be_up_for_ever_and_
 async def test_a_peer_that_does_not_answer_makes_no_other_broker_doubtful(tmp_path, monkeypatch):
     """A status asks every node that runs, so one that hangs keeps it from all of them."""
     monkeypatch.setattr(ctl, "STATUS_S", 0.5)
+    monkeypatch.setattr(former, "COMES_S", 0.1)
     async with stage(tmp_path, A, watch_s=0.1) as here:
         here.says(A, A, A)
         async with running(here) as recorder:

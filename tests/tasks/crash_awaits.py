@@ -51,6 +51,7 @@ ELSEWHERE = {
     "tasks/control.py": OTHER_ROLE,
     "roles/health.py": OTHER_ROLE,
     "roles/heartbeat.py": OTHER_ROLE,
+    "roles/loads.py": "only asks executors what they have in hand",
     "roles/metrics_sink.py": OTHER_ROLE,
     "roles/node_sentinel.py": OTHER_ROLE,
     "roles/reporter.py": "on a connection of its own; it sends reports and settles nothing",
