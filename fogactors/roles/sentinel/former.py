@@ -49,6 +49,10 @@ PACE_S: Final = 1.0
 BOOT_PACE_S: Final = 2.0
 """Between two questions whether the broker is up yet, each of which costs the one that boots some processor time."""
 COMES_S: Final = 3.0
+RESTS: Final = 2.0
+"""A rest is at least so many times as long as the question before it: on a busy machine each takes seconds of the
+processor time for which brokers that boot and those that serve wait."""
+LONGEST_REST_S: Final = 10.0
 DOUBTS: Final = 3
 SILENT: Final = 3
 """Status calls in a row without an answer, after which a node that was up must answer for itself."""
@@ -80,6 +84,7 @@ class Former(Actor[Any]):
         self._own_status: Status | None = None
         self._doubts = 0
         self._silent = 0
+        self._look_s = 0.0
         self._incarnations = Incarnations(sentinel.node, sentinel.data, sentinel.coord, sentinel.now)
         self._last = 0
 
@@ -145,12 +150,15 @@ class Former(Actor[Any]):
                 return it.config.reach_every_s
             case Ready(missing):
                 if self._silent:
-                    return COMES_S
+                    return self._pace(COMES_S)
                 if not await self._settle(missing):
-                    return COMES_S
+                    return self._pace(COMES_S)
                 # One that boots is about to come: the cluster is to know of it soon, and not at the next slow look.
                 comes = missing and "up" in (await reach(missing, it.config.epmd_port)).values()
-                return COMES_S if comes else it.config.watch_s
+                return self._pace(COMES_S) if comes else it.config.watch_s
+
+    def _pace(self, rest_s: float) -> float:
+        return max(rest_s, min(RESTS * self._look_s, LONGEST_REST_S))
 
     # -- looking
 
@@ -188,6 +196,7 @@ class Former(Actor[Any]):
             if it.server.starts and self._ended_at < it.server.started_at:
                 self._ended_at = time.monotonic()
             return "stopped", None, it.server.starts > 0 and not it.came_up
+        asked_at = time.monotonic()
         try:
             own = await it.ctl.status()
         except CtlFailed as error:
@@ -205,6 +214,8 @@ class Former(Actor[Any]):
                     "([cluster] boot_s) if it has that much to recover"
                 ) from error
             return "starting", None, booting_s > it.config.forgotten_s
+        finally:
+            self._look_s = time.monotonic() - asked_at
         self._silent = 0
         await self._joined(own)
         return "up", own, False
@@ -331,7 +342,7 @@ class Former(Actor[Any]):
                 it.tell_changed()
             return it.config.reach_every_s
         if it.server.running:
-            return BOOT_PACE_S  # bounded where it is asked
+            return self._pace(BOOT_PACE_S)  # bounded where it is asked
         it.unsettle(why)
         now = time.monotonic()
         if self._waiting[0] != on:
