@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
 import pytest
 
 from fogactors.coord.cluster import CLUSTER_STOPPING
@@ -14,8 +13,6 @@ from fogactors.roles.sentinel.state import (
     SetupDone,
     StopTurn,
 )
-from fogactors.testing import EventRecorder
-from fogactors.testing.kit import eventually
 from tests.roles.sentinel_stage import A, B, running, stage
 
 pytestmark = pytest.mark.asyncio
@@ -93,41 +90,3 @@ async def test_a_broker_that_is_up_is_drained_also_when_its_status_is_not_to_be_
             here.sentinel.unsettle("no answer")
         steps = [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
         assert ("drain", "done") in steps
-
-
-async def test_a_stop_waits_until_who_stopped_before_it_runs_again(tmp_path):
-    """One that boots has its replicas already, and RabbitMQ's own tool is content with that."""
-    async with stage(tmp_path, A, B, stop_wait_s=20.0) as here:
-        here.data.mkdir(parents=True)
-        (here.data / "kept").touch()
-        here.registered = {"other"}
-        here.says(A, f"{A} {B}", A)
-        here.says(B, f"{A} {B}", B)
-
-        def done(word: str) -> int:
-            return sum(word in call for call in here.calls)
-
-        async def run_again(recorder: EventRecorder) -> None:
-            await recorder.wait_for(StopTurn, step="turn", timeout=20)
-            looks = done("cluster_status")
-            await eventually(lambda: done("cluster_status") >= looks + 2, "it looks again", timeout=20)
-            assert not done("await_online_quorum_plus_one")
-            for node in (A, B):
-                here.says(node, f"{A} {B}", f"{A} {B}")
-
-        async with anyio.create_task_group() as tasks, running(here) as recorder:
-            await eventually(lambda: here.sentinel.came_up, "it is up", timeout=20)
-            tasks.start_soon(run_again, recorder)
-        steps = [(each.step, each.outcome) for each in here.recorder.of(StopTurn)]
-        assert steps[1:3] == [("quorum without us", "done"), ("drain", "done")]
-
-
-async def test_a_stop_waits_for_no_member_that_stays_away(tmp_path):
-    async with stage(tmp_path, A, B, stop_wait_s=2.0) as here:
-        here.data.mkdir(parents=True)
-        (here.data / "kept").touch()
-        here.says(A, f"{A} {B}", A)
-        async with running(here):
-            await eventually(lambda: here.sentinel.came_up, "it is up", timeout=20)
-        [why] = [each.outcome for each in here.recorder.of(StopTurn) if each.step == "quorum without us"]
-        assert why.endswith(f"{B} not running")
