@@ -37,6 +37,9 @@ another after about one. Now and then nothing confirms for longer: two of twelve
 Erlang's patience with an address that is gone (`net_setuptime`, 7 s). The image has 3 s since, and the longest of
 twelve was 3.6 s.
 
+One `docker stack deploy` that changes all services is survived, not unnoticed: Swarm withdraws the names of the three
+brokers at once, while they wait for their turn to stop, and who connects anew finds none. `make update` is for that.
+
 The hosts are as [swarm.md](swarm.md) has them, without the routing mesh and with `net.ipv4.tcp_retries2 = 5`. With the
 mesh, coordination was back 46 s after the lost host: its engine logged "Bulk sync to node ... timed out" after 30 s and
 started nothing before that. Before two things were changed it was back after 36.9 s and 41.5 s. Linux' own

