@@ -70,8 +70,9 @@ def run(
     return done.stdout
 
 
-def wait_for(what: str, look: Callable[[], T | None], *, timeout: float, every: float = 0.25) -> T:
-    """Look until it returns something true, and return that. Raises SwarmFailed, naming what did not come."""
+def wait_for(what: str, look: Callable[[], T | None], *, timeout: float, every: float = 1.0) -> T:
+    """Look until it returns something true, and return that. Raises SwarmFailed, naming what did not come. `every`: a
+    look mostly starts programs, whose processor time is that of what is measured."""
     deadline = time.monotonic() + timeout
     while True:
         found = look()
