@@ -101,12 +101,14 @@ def kept_down(stack: Stack, *brokers: str) -> Iterator[None]:
     stack.scale(0, *brokers)
 
     def ended() -> bool:
-        if not any(map(stack.states_of, brokers)):
-            return True
-        for name in brokers:  # Swarm had started it again before it was told not to
+        left = [name for name in brokers if stack.states_of(name)]
+        if left:
+            # What Swarm was about to start again may escape the order, and is started after each kill, for ever.
+            stack.scale(0, *left)
+        for name in left:
             with suppress(SwarmFailed):
                 kill_container(stack.bed.hosts[BROKERS[name]], stack.container(name, BROKERS[name]))
-        return False
+        return not left
 
     try:
         # Docker's scheduler takes the ports of a task that it has not yet seen gone for taken, and does not look again.
