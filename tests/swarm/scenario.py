@@ -62,6 +62,7 @@ def scenario(
 ) -> Iterator[Scenario]:
     """A load before, during and after; at the end nothing that was confirmed may be missing, and each figure that is in
     `must` be less than there. `again`: a publish that raised is repeated, as an application does it."""
+    stack.wait_settled(180)
     stack.wait_whole(120)
     folder = re.sub(r"[^a-z0-9]+", "-", f"{name} {stack.tag}".lower())
     with LoadRun(stack, stack.bed.folder / f"load-{folder}", rate=rate, again=again) as load:
@@ -141,11 +142,13 @@ def wait_coordination(stack: Stack, beats: int, since: float, timeout: float) ->
     what Redis kept from before its end does not count. The seconds that it took from now."""
     began = time.monotonic()
 
-    def there() -> bool:
-        keys = from_redis(stack, "keys", "rabbitmq:node:*:heartbeat").split()
-        # Whole seconds of Redis' own clock.
-        fresh = [at for at in from_redis(stack, "mget", *keys).split() if int(at) >= int(since)] if keys else []
-        return len(fresh) >= beats and from_redis(stack, "get", failover.MASTER) != ""
+    keys = (*(f"rabbitmq:node:rabbit@{name}:heartbeat" for name in BROKERS), failover.MASTER)
 
-    wait_for(f"a master and the heartbeats of {beats} brokers", there, timeout=timeout)
+    def there() -> bool:
+        found = from_redis(stack, "mget", *keys).split()  # one question, and no word for a key that is not there
+        # Whole seconds of Redis' own clock.
+        fresh = [at for at in found if at.isdecimal() and int(at) >= int(since)]
+        return len(fresh) >= beats and any("@" in each for each in found)
+
+    wait_for(f"a master and the heartbeats of {beats} brokers", there, timeout=timeout, every=0.5)
     return time.monotonic() - began

@@ -40,6 +40,7 @@ _MANAGEMENT = {"rabbitmq1": 15672, "rabbitmq2": 15673, "rabbitmq3": 15674}
 _DEPLOY_S = 300
 _TASKS = f"{LOAD_MODULES},fogactors.app.demo.work"
 _ASK_S = 5
+_ENDED = ("Failed", "Shutdown", "Complete", "Rejected", "Orphaned", "Remove")
 
 
 class Stack:
@@ -212,8 +213,22 @@ class Stack:
     def states_of(self, service: str) -> list[str]:
         """Of those of its tasks that Swarm has not seen end: `Running 5 seconds ago`."""
         words = ("service", "ps", "--format", "{{.CurrentState}}", f"{NAME}_{service}")
-        ended = ("Failed", "Shutdown", "Complete", "Rejected", "Orphaned", "Remove")
-        return [line for line in self.manager.docker(*words).splitlines() if not line.startswith(ended)]
+        return [line for line in self.manager.docker(*words).splitlines() if not line.startswith(_ENDED)]
+
+    def wait_settled(self, timeout: float) -> None:
+        """Until every task that should run does, and every other has ended. A host that was away is told what is to
+        end there once its engine has found the swarm again: a broker there serves for half a minute before."""
+        form = "{{.DesiredState}} {{.CurrentState}} {{.Name}}"
+
+        def settled() -> bool:
+            try:
+                lines = self.manager.docker("stack", "ps", "--format", form, NAME).splitlines()
+            except SwarmFailed:  # it may be without a leader
+                return False
+            tasks = [line.split()[:2] for line in lines]
+            return all(state == wanted if wanted == "Running" else state in _ENDED for wanted, state in tasks)
+
+        wait_for("Swarm to have done what it wants", settled, timeout=timeout)
 
     def images(self) -> list[str]:
         return self.manager.docker("stack", "services", "--format", "{{.Image}}", NAME).split()
