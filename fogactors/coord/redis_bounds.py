@@ -17,6 +17,8 @@ CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.0
 CALL_TIMEOUT_S: Final = 3.0
 """For one method in all: its turn, the connection, the login, the answer, a retry."""
+_CLOSED: Final = "the handler is closed"
+"""What uvloop says, as a RuntimeError, of a write on a connection that has ended. redis-py hands it on as it is."""
 
 
 @contextmanager
@@ -32,6 +34,10 @@ def translated(what: str) -> Generator[None]:
         if "NOPERM" in str(error) or "ACL failure" in str(error):  # inside a script it is a plain ResponseError
             raise CoordRefused(f"{what}: Redis refuses: {error}") from error
         raise CoordUnavailable(f"{what}: {type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        if _CLOSED not in str(error):
+            raise
+        raise CoordUnavailable(f"{what}: the connection to Redis was closed") from error
 
 
 @contextmanager
@@ -45,7 +51,11 @@ def in_time(what: str) -> Generator[None]:
 
 @contextmanager
 def quietly() -> Generator[None]:
+    """For a goodbye."""
     try:
         yield
     except (RedisError, OSError):
         return
+    except RuntimeError as error:
+        if _CLOSED not in str(error):
+            raise
