@@ -9,6 +9,7 @@ from tests.swarm import failover
 
 REPORT = {
     "confirmed": 900,
+    "states": {"succeeded": 896, "worker_lost": 3},
     "lost": ["a-1"],
     "duplicates": 2,
     "runs": 880,
@@ -39,8 +40,8 @@ def test_a_scenario_that_runs_again_has_one_row(tmp_path: Path, monkeypatch: pyt
     ]
     page = failover.page(rows)
     assert (
-        "| one node killed | 4.3 | whole, s: 31.5 | 2.25 | 50 | 900 | 1 | 2 of 880 | 4 BusUnavailable, 3 QueueFull |"
-        in page
+        "| one node killed | 4.3 | whole, s: 31.5 | 2.25 | 50 | 900 | 1, **3 worker_lost** | 2 of 880 "
+        "| 4 BusUnavailable, 3 QueueFull |" in page
     )
     assert "What ran: rabbitmq 4.0.5, redis 8.0.6." in page
     assert "| cold start | 4.3 | whole, s: 70.0 |  |  |  |  |  |  |" in page
