@@ -94,8 +94,8 @@ class Task(Struct, kw_only=True, omit_defaults=True):
     """Work to do. `id` is `<submitter>-<n>` (see `fogactors.tasks.client`) or whatever a foreign client chose.
 
     `attempt` counts the runs that ended in a failure or are running (first run: 1); `hops` counts republishes;
-    `generation` counts replays from the dead letters; `crashes` counts the deliveries of this attempt that ended with
-    their worker, up to its last republish: from there on the broker counts anew. `not_before`, `deadline`: points in
+    `generation` counts replays from the dead letters; `crashes` counts the workers that died of this attempt, up to its
+    last republish: from there on the store of coordination counts anew. `not_before`, `deadline`: points in
     time. `level`: 0 to 10, in a queue of a user's own. `time_limit`: seconds of one attempt. `cpu`: cores, `memory_mb`:
     MiB, both of one attempt; absent means the tier's share.
     """

@@ -67,13 +67,15 @@ class Claim:
 class Copy:
     """One of the copies that there may be of a task's attempt. Who dies between the publish of a retry and its ack
     leaves two, and each would run through all attempts that are left. `mark` tells them apart: another publish of a
-    retry has another; `hops` grows with each later republish of the same."""
+    retry has another; `hops` grows with each later republish of the same. `start` names one delivery of it: whoever
+    has it in hand, once."""
 
     task_id: str
     generation: int
     attempt: int
     mark: str
     hops: int
+    start: str = ""
 
 
 class Notices(Protocol):
@@ -142,10 +144,16 @@ class Coord(Protocol):
 
     # -- attempts
 
-    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
+    async def begin(self, copy: Copy, *, ttl_s: float) -> int:
         """Whether this copy of a task may run its attempt; remembered for `ttl_s`, or until the record runs out, once
-        there is one. False: a later attempt has begun, or this one in another copy, or in a later republish of the
-        same. Asked again with the same it says the same."""
+        there is one. 0: a later attempt has begun, or this one in another copy, or in a later republish of the same.
+        Otherwise how many starts there are of this very copy, with this one, that nobody has taken back: each but this
+        is of a process that has died, or is just about to say that it has not. Asked again with the same it says the
+        same."""
+        ...
+
+    async def take_back(self, copy: Copy) -> None:
+        """This start is over and its process is not: it counts no more. Idempotent."""
         ...
 
     # -- dead letters

@@ -119,8 +119,11 @@ class MemoryCoord(ClusterMembers):
     async def claim(self, key: str, task_id: str, *, ttl_s: float) -> Claim:
         return (await self._reach(storing=True)).claim(key, task_id, ttl_s)
 
-    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
+    async def begin(self, copy: Copy, *, ttl_s: float) -> int:
         return (await self._reach(storing=True)).begin(copy, ttl_s)
+
+    async def take_back(self, copy: Copy) -> None:
+        (await self._reach()).take_back(copy)
 
     async def confirm(self, key: str, task_id: str, *, ttl_s: float) -> None:
         (await self._reach(storing=True)).confirm(key, task_id, ttl_s)

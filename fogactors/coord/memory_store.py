@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -50,6 +51,7 @@ class MemoryStore:
         self._cancelled: Expiring[tuple[str, int]] = Expiring(clock)
         self._claims: Expiring[Claim] = Expiring(clock)
         self._attempts: Expiring[Copy] = Expiring(clock)
+        self._starts: Expiring[set[str]] = Expiring(clock)
         self._leases: Expiring[Lease] = Expiring(clock)
         self._beats: Expiring[Beat] = Expiring(clock)
         self._broker_beats: Expiring[str] = Expiring(clock)
@@ -96,6 +98,7 @@ class MemoryStore:
             "claims": self._claims,
             "cancelled": self._cancelled,
             "attempts": self._attempts,
+            "starts": self._starts,
         }
 
     # What clients do. Each step is one piece without an await, as a Redis script is.
@@ -146,18 +149,32 @@ class MemoryStore:
         if held is None or held.task_id == task_id:
             self._claims.put(key, Claim(task_id, confirmed=True), ttl_s)
 
-    def begin(self, mine: Copy, ttl_s: float) -> bool:
-        key = f"{mine.generation}:{mine.task_id}"
+    def begin(self, mine: Copy, ttl_s: float) -> int:
+        key, copy_ = f"{mine.generation}:{mine.task_id}", replace(mine, start="")
         begun = self._attempts.get(key)
         if begun is not None and begun.attempt >= mine.attempt:
             same = (begun.attempt, begun.mark) == (mine.attempt, mine.mark)
             if not same or begun.hops > mine.hops:
-                return False
-        self._attempts.put(key, mine, ttl_s)
+                return 0
+        starts = (self._starts.get(key) or set[str]()) if begun == copy_ else set[str]()
+        self._starts.put(key, starts | {mine.start}, ttl_s)
+        self._attempts.put(key, copy_, ttl_s)
         known = self._results.get(mine.task_id)
         if known is not None and known.generation >= mine.generation:
             self._attempts.end_with(key, self._results, mine.task_id)
-        return True
+        return len(starts | {mine.start})
+
+    def take_back(self, mine: Copy) -> None:
+        key = f"{mine.generation}:{mine.task_id}"
+        if self._attempts.get(key) == replace(mine, start=""):
+            (self._starts.get(key) or set[str]()).discard(mine.start)
+
+    def bury(self, worker: str) -> None:
+        """Let the starts that begin with `<worker>:` stay, whoever takes them back: its process has died."""
+        for starts in self._starts.values():
+            for start in [each for each in starts if each.startswith(f"{worker}:")]:
+                starts.remove(start)
+                starts.add(f"dead {start}")
 
     def publish(self, channel: str, payload: str) -> None:
         for listener in self._listeners.get(channel, ()):

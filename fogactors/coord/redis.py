@@ -160,10 +160,14 @@ class RedisCoord(ClusterMembers):
 
     # -- attempts
 
-    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
-        keys = [_attempt_key(copy.generation, copy.task_id), _result_key(copy.task_id)]
-        args = [copy.attempt, copy.mark, copy.hops, _ms(ttl_s), copy.generation]
-        return bool(await self._script("begin an attempt", scripts.BEGIN, keys, args))
+    async def begin(self, copy: Copy, *, ttl_s: float) -> int:
+        keys = [_attempt_key(copy.generation, copy.task_id), _result_key(copy.task_id), _starts_key(copy)]
+        args = [copy.attempt, copy.mark, copy.hops, _ms(ttl_s), copy.generation, copy.start]
+        return int(await self._script("begin an attempt", scripts.BEGIN, keys, args))
+
+    async def take_back(self, copy: Copy) -> None:
+        async with self._reach("take a start back"):
+            await cast("Awaitable[Any]", self._client.srem(_starts_key(copy), copy.start))
 
     # -- dead letters
 
@@ -349,6 +353,10 @@ def _result_key(task_id: str) -> str:
 
 def _attempt_key(generation: int, task_id: str) -> str:
     return f"fog:attempt:{generation}:{task_id}"
+
+
+def _starts_key(copy: Copy) -> str:
+    return f"fog:attempt:starts:{copy.generation}:{copy.task_id}"
 
 
 def _beat_key(beat: Beat) -> str:

@@ -111,8 +111,10 @@ return redis.call('GET', KEYS[1])
 )
 
 BEGIN: Final = """
--- KEYS: attempt, result. ARGV: attempt, mark, hops, ttl in ms, generation. 1: it may run, 0: a later one has begun, or
--- another copy. Where the task has ended meanwhile it ends with the record, as in RECORD.
+-- KEYS: attempt, result, starts. ARGV: attempt, mark, hops, ttl in ms, generation, start. 0: a later one has begun, or
+-- another copy; otherwise how many starts of this very copy there are. Where the task has ended meanwhile it ends with
+-- the record, as in RECORD. The starts have a key of their own: whoever knows nothing of them must go on to understand
+-- the other.
 local known = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''
 local attempt, hops, mark = string.match(known, '^(%d+) (%d+) (.*)$')
 if attempt then
@@ -126,8 +128,12 @@ if record then
   local rest = redis.call('PTTL', KEYS[2])
   if readable and rest > 0 and (ended['generation'] or 0) >= tonumber(ARGV[5]) then ttl = rest end
 end
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ttl)
-return 1
+local copy = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2]
+redis.call('SET', KEYS[1], copy, 'PX', ttl)
+if known ~= copy or redis.call('TYPE', KEYS[3]).ok ~= 'set' then redis.call('DEL', KEYS[3]) end
+redis.call('SADD', KEYS[3], ARGV[6])
+redis.call('PEXPIRE', KEYS[3], ttl)
+return redis.call('SCARD', KEYS[3])
 """
 
 CONFIRM: Final = (

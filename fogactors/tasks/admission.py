@@ -18,7 +18,7 @@ from fogactors.errors import (
 )
 from fogactors.messages import DeadLetter, Reason, Task
 from fogactors.tasks.attempt import GaveUp
-from fogactors.tasks.deadletter import from_delivery, of_task
+from fogactors.tasks.deadletter import DIED, from_delivery, of_task
 from fogactors.tasks.events import TaskRefused
 from fogactors.tasks.executor_config import ExecutorConfig
 from fogactors.tasks.failures import brief, error_info
@@ -26,15 +26,14 @@ from fogactors.tasks.intake import Subscription
 from fogactors.tasks.limits import longest_s, too_long
 from fogactors.tasks.registry import Registry
 from fogactors.tasks.retry import close_enough
-from fogactors.tasks.settle import Held, crashes
+from fogactors.tasks.settle import DEATHS_ALLOWED, Held, crashes
 from fogactors.tasks.tiers import Tiers
 from fogactors.wire.codec import decode
-from fogactors.wire.topology import TASK_DELIVERY_LIMIT
 
 __all__ = ["Admission", "Refused", "early_by", "is_suspect", "may_have_run", "too_late", "waited_s"]
 
 SUSPECT_AFTER: Final = 2
-"""Deliveries that ended with their worker, after which a task is run alone."""
+"""Processes that died with it, after which a task is run alone."""
 
 GROWTH_BYTES: Final = 1024
 """What republishes may have added to a body that was within the limit: counts, a time and an origin."""
@@ -103,9 +102,9 @@ class Admission:
             # It could be run, but neither tried again nor kept as a dead letter.
             text = f"the body has {size} bytes, more than {self._max_body}; submit a reference to the data instead"
             raise MessageTooLarge(text)
-        if crashes(task, delivery) > TASK_DELIVERY_LIMIT:
-            # The broker's own count begins anew at each republish, so here the envelope's part of it is held.
-            raise WorkerLost("its worker died every time it was delivered")
+        if task.crashes > DEATHS_ALLOWED:
+            # The counts begin anew at each republish, so here the envelope's part of them is held.
+            raise WorkerLost(DIED)
 
 
 _REASONS: Final[dict[type[Exception], Reason]] = {UnknownTask: "unknown_task", WorkerLost: "worker_lost"}
@@ -114,7 +113,7 @@ _REASONS: Final[dict[type[Exception], Reason]] = {UnknownTask: "unknown_task", W
 def is_suspect(held: Held) -> bool:
     """Whether it may be what kills its executors, and with each of them charges a delivery to all that they held. A
     worker process dies alone, so what runs in one is no danger to others."""
-    return held.definition.mode != "process" and held.crashes >= SUSPECT_AFTER
+    return held.definition.mode != "process" and held.deaths >= SUSPECT_AFTER
 
 
 def may_have_run(held: Held) -> bool:

@@ -18,6 +18,7 @@ from fogactors.wire.topology import DLQ, PARKED, TASK_DELIVERY_LIMIT
 __all__ = [
     "DEAD_LETTER_KEY",
     "DEAD_LETTER_TYPE",
+    "DIED",
     "FATE_TYPE",
     "from_delivery",
     "of_task",
@@ -35,6 +36,8 @@ FATE_TYPE: Final = "dead_letter_fate"
 """The AMQP `type` of what became of a letter, in the stream behind it."""
 
 DEAD_LETTER_KEY: Final = "task.failed"
+
+DIED: Final = "its worker died every time it was delivered"
 
 _END: Final[dict[Reason, TaskState]] = {"expired": "expired", "worker_lost": "worker_lost"}
 
@@ -111,7 +114,7 @@ def from_delivery(delivery: Delivery, at: datetime, worker: str | None = None) -
     death = delivery.death
     reason: Reason = "worker_lost" if death is not None and death.reason == "delivery_limit" else "rejected"
     text = {
-        "worker_lost": "its worker died every time it was delivered",
+        "worker_lost": DIED,
         "rejected": f"the broker dead-lettered it: {death.reason if death else 'no reason given'}",
     }[reason]
     error = ErrorInfo(type="WorkerLost" if reason == "worker_lost" else "Rejected", message=text)

@@ -38,7 +38,6 @@ from fogactors.tasks.tiers import Tiers
 
 __all__ = ["KILL_S", "ExecutorConfig", "GetLoad", "Load", "Pause", "Resume", "Switch", "Where", "TierExecutor"]
 
-
 KILL_S = 3.0
 """Seconds for what was cancelled to end: a process to be reaped, a channel to be closed."""
 
@@ -126,6 +125,8 @@ class TierExecutor(Actor[Any]):
             async with anyio.create_task_group() as ends:
                 ends.start_soon(self._intake.close)
                 ends.start_soon(self._pool.close)
+                if exit.kind != "killed":  # who did not end by itself may hang in one of them
+                    ends.start_soon(self._settler.take_back)
         if self._memory is not None:
             self._memory.close()
 
@@ -243,13 +244,15 @@ class TierExecutor(Actor[Any]):
     def _give_up_waiting(self) -> None:
         """What has waited for so long that the broker might take it back in the midst of its run."""
         now = self.ctx.now()
-        for held in self._hand.pull(lambda held: now - held.since > self._config.max_wait_s(held.limit_s)):
-            self._jobs.start(self._hand_back, held, "it waited too long to be run within the broker's patience")
+        why = "it waited too long to be run within the broker's patience"
+        self._hand_back_all(why, lambda held: now - held.since > self._config.max_wait_s(held.limit_s))
 
     async def _reopen(self, subscription: Subscription) -> None:
         if self._bus.is_open:  # else the link ends next, and takes us with it
             # Its channel is gone, and what came on it is the broker's to deliver again. What runs may finish.
-            for held in self._hand.pull(lambda held: held.subscription is subscription):
+            gone = self._hand.pull(lambda held: held.subscription is subscription)
+            self._jobs.start(self._settler.take_back, gone)
+            for held in gone:
                 self._let_out(held)
             if await self._intake.drop(subscription) and not subscription.helps:
                 self._tasks.start_soon(self._intake.stand, subscription.lane)
@@ -299,19 +302,21 @@ class TierExecutor(Actor[Any]):
     async def _hand_back(self, held: Held, why: str) -> None:
         await self._settle(held, NotRun(why))
 
+    def _hand_back_all(self, why: str, which: Callable[[Held], bool] = lambda _: True) -> None:
+        for held in self._hand.pull(which):
+            self._jobs.start(self._hand_back, held, why)
+
     # -- running one alone
 
     def _isolate(self, suspect: Held) -> None:
-        """A task that may be what kills its executors is run when nothing else is in hand: were others there, each of
-        its crashes would charge them a delivery, until they are given up with it."""
+        """What may be killing its executors runs when nothing else is in hand: its crashes count against all."""
         self._suspect = suspect
-        self.ctx.emit(TaskIsolated(**facts(suspect, self._config.worker, self._config.now()), crashes=suspect.crashes))
+        self.ctx.emit(TaskIsolated(**facts(suspect, self._config.worker, self._config.now()), crashes=suspect.deaths))
         self._jobs.start(self._make_room, suspect)
 
     async def _make_room(self, suspect: Held) -> None:
         await self._intake.cancel_all()
-        for held in self._hand.pull(lambda held: held is not suspect):
-            self._jobs.start(self._hand_back, held, "another task is to be run alone")
+        self._hand_back_all("another task is to be run alone", lambda held: held is not suspect)
 
     def _let_out(self, held: Held) -> None:
         """Called for all that leaves our hands; when it is the suspect, work goes on."""
@@ -328,8 +333,7 @@ class TierExecutor(Actor[Any]):
     async def _pause(self) -> None:
         self._switch.paused = True
         await self._intake.cancel_all()
-        for held in self._hand.pull():
-            self._jobs.start(self._hand_back, held, "paused")
+        self._hand_back_all("paused")
 
     async def _resume(self) -> None:
         if self._switch.paused:
@@ -357,8 +361,7 @@ class TierExecutor(Actor[Any]):
         elif helping and not wanted:
             await self._intake.cancel_helping()
             # Not waited for: a publish may wait for its connection, and a stop would wait behind it.
-            for held in self._hand.pull(self._hand.is_helped):
-                self._jobs.start(self._hand_back, held, "the helper has no room")
+            self._hand_back_all("the helper has no room", self._hand.is_helped)
 
     # -- draining
 
@@ -389,8 +392,7 @@ class TierExecutor(Actor[Any]):
 
     async def _let_go(self) -> None:
         await self._intake.cancel_all()
-        for held in self._hand.pull():
-            self._jobs.start(self._hand_back, held, "draining")
+        self._hand_back_all("draining")
         await self._jobs.wait_idle(self._config.drain_s)
         for held in self._hand.running:
             if held.scope is not None:

@@ -8,13 +8,13 @@ twice, it is never lost, and the record stays one.
 | succeeded | record, feed, ack |
 | failed, another attempt | publish to `retry.<step>`, ack |
 | failed for good, expired, refused | publish to `dlx`, record, feed, ack |
-| its worker process died | reject with requeue: the broker counts, and dead-letters at its limit |
+| its worker process died | reject with requeue: its start stays in the store, which counts |
 | handed back | publish to `retry.1`, ack: counted nowhere |
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 
 from fogactors.bus.base import Bus, Delivery, Message
-from fogactors.coord.base import Recorded
-from fogactors.errors import BusError
+from fogactors.coord.base import Copy, Recorded
+from fogactors.errors import BusError, WorkerLost
 from fogactors.messages import DeadLetter, Task, TaskResult
 from fogactors.tasks.attempt import Cancelled, Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
-from fogactors.tasks.deadletter import of_task, publish_letter, result_of
+from fogactors.tasks.deadletter import DIED, of_task, publish_letter, result_of
 from fogactors.tasks.events import (
     DuplicateResult,
     TaskDeadLettered,
@@ -35,7 +35,7 @@ from fogactors.tasks.events import (
     TaskRetried,
     WorkerCrashed,
 )
-from fogactors.tasks.failures import brief
+from fogactors.tasks.failures import brief, error_info
 from fogactors.tasks.feed import announce
 from fogactors.tasks.policy import Lane
 from fogactors.tasks.retry import step_for
@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from fogactors.tasks.intake import Subscription
     from fogactors.tasks.task import TaskDef
 
-__all__ = ["Held", "Settler", "crashes", "facts"]
+__all__ = ["DEATHS_ALLOWED", "Held", "Settler", "crashes", "facts"]
 
+DEATHS_ALLOWED: Final = 3
+"""Processes that may die of one attempt; one more, and the task is given up."""
 
 STEP_AGAIN_S: Final = 0.1
 """Before the second try to publish what settles a task; twice as long before each further one."""
@@ -60,7 +62,8 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class Held:
     """A task in our hands: delivered, not settled. `amount` is what it takes while it runs; `limit_s` bounds the run;
-    `since` (the loop's clock) is when it came."""
+    `since` (the loop's clock) is when it came. `starts`: of one that may have run before, as `Coord.begin` counts
+    them."""
 
     task: Task
     definition: TaskDef[..., Any]
@@ -73,15 +76,24 @@ class Held:
     started: datetime | None = None
     scope: anyio.CancelScope | None = None
     cancelled: bool = False
+    starts: int | None = None
 
     @property
-    def crashes(self) -> int:
-        return crashes(self.task, self.delivery)
+    def deaths(self) -> int:
+        """Processes that have died with this attempt in their hands, as far as is known.
+
+        The store knows whose process has said that it lives. Where it does not answer, each delivery that came back is
+        held for one, but none condemns: the broker cannot tell the end of a process from that of a connection.
+        """
+        if not self.starts:
+            return min(crashes(self.task, self.delivery), DEATHS_ALLOWED)
+        unnoted = self.task.attempt == 1 and self.task.hops == 0  # its first delivery was fresh, and nobody was asked
+        return self.task.crashes + unnoted + self.starts - 1
 
 
 def crashes(task: Task, delivery: Delivery) -> int:
-    """Deliveries of this attempt that ended with their worker, as far as the broker can tell: 4.0 counts all that came
-    back."""
+    """Deliveries of this attempt that came back, beside the deaths that were known when it was published; the broker
+    counts those of lost connections too, and 4.0 all others."""
     return task.crashes + (delivery.delivery_count or 0)
 
 
@@ -109,6 +121,8 @@ class Settler:
         self._publish_timeout_s = publish_timeout_s
         self._room = room
         self._feed = feed
+        self._begun: dict[Held, Copy] = {}
+        """The starts that the store knows of, of what is in hand."""
 
     async def surely(self, delivery: Delivery, step: Callable[[], Awaitable[T]]) -> T | None:
         """Take a step that settles a delivery, and when its publish is refused, again, for as long as a publish may
@@ -147,7 +161,7 @@ class Settler:
 
     async def succeeded(self, held: Held, outcome: Succeeded) -> None:
         await self._record(held, self._result(held, "succeeded", value=outcome.value))
-        await held.delivery.ack()
+        await self._ack(held)
 
     async def cancelled(self, held: Held) -> None:
         """Raises `BusError`."""
@@ -158,7 +172,7 @@ class Settler:
                 return await self.duplicate(held)
         # Whoever cancelled it has recorded that already; that it is over is still news.
         await self._tell_end(held, result)
-        return await held.delivery.ack()
+        return await self._ack(held)
 
     async def try_again(self, held: Held, outcome: TryAgain) -> None:
         """Raises `BusError`."""
@@ -170,7 +184,7 @@ class Settler:
         }
         await self._republish(held, changes, outcome.delay_s)
         self._emit(TaskRetried(**self._facts(held), error=brief(outcome.error), delay_s=outcome.delay_s))
-        await held.delivery.ack()
+        await self._ack(held)
 
     async def gave_up(self, held: Held, outcome: GaveUp) -> None:
         """Raises `BusError`."""
@@ -182,7 +196,7 @@ class Settler:
         if result is not None:
             result.started = held.started
             await self._record(held, result)
-        await held.delivery.ack()
+        await self._ack(held)
 
     async def refuse(self, delivery: Delivery, letter: DeadLetter, task: Task | None) -> None:
         """For what never became a task in our hands. Raises `BusError`."""
@@ -194,36 +208,54 @@ class Settler:
 
     async def crashed(self, held: Held, outcome: Crashed) -> None:
         self._emit(WorkerCrashed(**self._facts(held), error=outcome.error))
+        self._begun.pop(held, None)  # it stays: this was a death
         await held.delivery.requeue()
 
     async def hand_back(self, held: Held, why: str) -> None:
         """Raises `BusError`."""
         await self._put_back(held, float(RETRY_STEPS_S[0]))
         self._emit(TaskHandedBack(**self._facts(held), why=why))
-        await held.delivery.ack()
+        await self._ack(held)
 
     async def put_off(self, held: Held, rest_s: float) -> None:
         """It came before its time. Raises `BusError`."""
         await self._put_back(held, rest_s)
-        await held.delivery.ack()
+        await self._ack(held)
 
     async def ended_before(self, held: Held) -> bool:
-        """For a task that may have run before: settle it if it is over, or if another copy of it has come as far or
-        further. Raises `BusError`."""
+        """For a task that may have run before: settle it if it is over, if another copy of it has come as far or
+        further, or if it has taken too many processes with it. Raises `BusError`."""
         record = await self.store.result(held.task)
         if record is not None:
             await (self.cancelled if record.state == "cancelled" else self.duplicate)(held)
-        elif await self.store.begins(held.task, held.limit_s):
-            return False
-        else:
+            return True
+        start = self._begun.setdefault(held, self.store.start_of(held.task))
+        held.starts = await self.store.begin(start, held.limit_s)
+        if held.starts == 0:
             await self.duplicate(held)
+        elif held.deaths > DEATHS_ALLOWED:
+            await self.gave_up(held, GaveUp("worker_lost", error_info(WorkerLost(DIED))))
+        else:
+            return False
         return True
+
+    async def take_back(self, helds: Iterable[Held] | None = None) -> None:
+        """For those that leave our hands unsettled (by default all) while our process lives: they are not what ends
+        it."""
+        async with anyio.create_task_group() as group:
+            for held in list(self._begun if helds is None else helds):
+                if (start := self._begun.pop(held, None)) is not None:
+                    group.start_soon(self.store.take_back, start)
 
     async def duplicate(self, held: Held) -> None:
         self._emit(DuplicateResult(**self._facts(held)))
-        await held.delivery.ack()
+        await self._ack(held)
 
     # -- the steps
+
+    async def _ack(self, held: Held) -> None:
+        self._begun.pop(held, None)
+        await held.delivery.ack()
 
     async def _record(self, held: Held, result: TaskResult) -> None:
         if await self._write(result) == "duplicate":
@@ -262,9 +294,9 @@ class Settler:
         )
 
     async def _put_back(self, held: Held, wait_s: float) -> None:
-        # No attempt is counted, and no crash is forgotten: with a new publish the broker's count begins anew, and what
-        # kills its workers would be handed back by each of them for ever.
-        await self._republish(held, {"hops": held.task.hops + 1, "crashes": held.crashes}, wait_s)
+        # No attempt is counted, and no death is forgotten: with a new publish the counts begin anew, and what kills its
+        # workers would be handed back by each of them for ever.
+        await self._republish(held, {"hops": held.task.hops + 1, "crashes": held.deaths}, wait_s)
 
     async def _republish(self, held: Held, changes: dict[str, Any], wait_s: float) -> None:
         delivery = held.delivery
@@ -318,6 +350,5 @@ def facts(held: Held, worker: str, at: datetime) -> dict[str, Any]:
 
 
 def _attempts(held: Held) -> int:
-    """Runs so far: those that failed and this one, by the envelope, and those that took their worker with them, by the
-    broker."""
-    return held.task.attempt - (not held.started) + held.crashes
+    """Runs so far: those that failed and this one, by the envelope, and those that took their worker with them."""
+    return held.task.attempt - (not held.started) + held.deaths

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, TypeVar
+from uuid import uuid4
 
 import anyio
 
@@ -60,13 +61,20 @@ class Store:
         result = await self._ask(lambda: self._coord.result(task.id), reads=True)
         return result if result is not None and result.generation >= task.generation else None
 
-    async def begins(self, task: Task, limit_s: float) -> bool:
-        """Whether this copy of a task may run its attempt, which takes at most `limit_s`; when the store does not say,
-        it may. `not_before` tells copies apart: each publish of a retry has its own, and no later republish
-        changes it."""
+    def start_of(self, task: Task) -> Copy:
+        """Of a task that has just been delivered. `not_before` tells copies apart: each publish of a retry has its own,
+        and no later republish changes it."""
         mark = task.not_before.isoformat() if task.not_before is not None else ""
-        copy, ttl_s = Copy(task.id, task.generation, task.attempt, mark, task.hops), self._result_ttl_s + limit_s
-        return await self._ask(lambda: self._coord.begin(copy, ttl_s=ttl_s)) is not False
+        return Copy(task.id, task.generation, task.attempt, mark, task.hops, f"{self._worker}:{uuid4().hex[:12]}")
+
+    async def begin(self, copy: Copy, limit_s: float) -> int | None:
+        """As `Coord.begin`, for an attempt that takes at most `limit_s`. `None`: the store does not say, and then it
+        may run."""
+        return await self._ask(lambda: self._coord.begin(copy, ttl_s=self._result_ttl_s + limit_s))
+
+    async def take_back(self, copy: Copy) -> None:
+        """As `Coord.take_back`. When the store is away the start stays, as if the process had died."""
+        await self._ask(lambda: self._coord.take_back(copy), reads=True)
 
     async def look(self) -> None:
         """See whether it is back, if it was away and it is time; so that its end is told also when nobody asks."""

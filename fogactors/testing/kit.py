@@ -52,6 +52,7 @@ __all__ = ["TIERS", "Fog", "eventually", "fog"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NODE: Final = "node"
 TIERS: Final = (
     Tier("light", cpu=0.5, memory_mb=512, slots=4),
     Tier("medium", cpu=0.75, memory_mb=768, slots=2),
@@ -124,8 +125,14 @@ class Fog:
         await self.actors.stop(self.actors.ref("fogactors"))
 
     def kill(self, role: str, reason: str = "killed by the test") -> int:
-        """Cut the connection of one role, e.g. `tier-executor-light`, as a crash of its process would. Raises
-        `ValueError` when there is none of this name."""
+        """End one role, e.g. `tier-executor-light`, as a crash of its process would: its connection is cut, and what an
+        executor had in hand is held against it. Raises `ValueError` when there is no connection of this name."""
+        cut = self.cut(role, reason)
+        self.store.bury(f"{NODE}/{role.removeprefix('tier-executor-')}")
+        return cut
+
+    def cut(self, role: str, reason: str = "cut by the test") -> int:
+        """Cut the connection of one role. Its process lives, and connects again. Raises `ValueError`, as `kill`."""
         cut = self.broker.kill_connection(role, reason)
         if not cut:
             raise ValueError(
@@ -191,13 +198,13 @@ async def fog(
             return wrap_bus(name, MemoryBus(broker, name=name, max_body=max_body))
 
         context = RoleContext(
-            node="node",
+            node=NODE,
             tiers=Tiers(tiers),
             registry=registry,
             coord=wrap_coord(MemoryCoord(store)),
             make_bus=make_bus,
             make_pool=lambda size: FailingPool(size, failures, start_s=process_start_s),
-            executor=lambda tier: ExecutorConfig(node="node", tier=tier, now=clock.now, **settings),
+            executor=lambda tier: ExecutorConfig(node=NODE, tier=tier, now=clock.now, **settings),
             heartbeat=heartbeat,
             broker_node=broker_node,
             dlq=dlq,

@@ -78,8 +78,10 @@ RESULTS_PENDING: Final = "results.pending"
 RETRY_STEPS_S: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 """The delays of the retry ladder in seconds."""
 
-TASK_DELIVERY_LIMIT: Final = 3
-"""How often a task may come back from a worker that died; the delivery after that is its last."""
+TASK_DELIVERY_LIMIT: Final = 20
+"""How often the broker gives a task out again that came back unsettled, before it dead-letters it. It counts lost
+connections as it counts workers that died, and those come several at a time when the broker itself is in trouble; so
+this is only the net below the executors, who know better (`fogactors.tasks.settle.DEATHS_ALLOWED`)."""
 
 EVENTS_PREFIX: Final = "events."
 """What the name of a queue of events begins with: `events.<group>.<pattern>`."""

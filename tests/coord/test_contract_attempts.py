@@ -112,3 +112,45 @@ async def test_no_record_of_another_generation_makes_it_forgotten(coord, harness
     await record(coord)
     await harness.advance(0.4)
     assert not await coord.begin(replace(AGAIN, generation=1), ttl_s=60)
+
+
+# -- starts: whose process has died, and whose has said that it lives
+
+
+def start(name, copy=COPY):
+    return replace(copy, start=name)
+
+
+async def test_each_start_of_a_copy_counts_until_it_is_taken_back(coord, other):
+    assert [await coord.begin(start(name), ttl_s=60) for name in ("n1:a", "n2:b", "n3:c")] == [1, 2, 3]
+    await other.take_back(start("n2:b"))
+    assert await other.begin(start("n4:d"), ttl_s=60) == 3
+
+
+async def test_a_start_that_is_told_or_taken_back_twice_is_one(coord):
+    assert [await coord.begin(start("n1:a"), ttl_s=60) for _ in range(2)] == [1, 1]
+    for _ in range(2):
+        await coord.take_back(start("n1:a"))
+    assert await coord.begin(start("n2:b"), ttl_s=60) == 1
+
+
+async def test_one_that_is_taken_back_and_was_never_told_is_nothing(coord):
+    await coord.take_back(start("n1:a"))
+    assert await coord.begin(start("n2:b"), ttl_s=60) == 1
+
+
+@pytest.mark.parametrize(
+    "later", [replace(COPY, hops=2), replace(COPY, attempt=3, mark="12:00:09"), replace(COPY, generation=1)]
+)
+async def test_the_starts_of_an_earlier_publish_do_not_count_for_the_next(coord, later):
+    assert await coord.begin(start("n1:a"), ttl_s=60) == 1
+    assert await coord.begin(start("n2:b", later), ttl_s=60) == 1
+    await coord.take_back(start("n1:a"))
+    assert await coord.begin(start("n3:c", later), ttl_s=60) == 2
+
+
+async def test_starts_are_forgotten_with_the_record(coord, harness):
+    assert await coord.begin(start("n1:a", AGAIN), ttl_s=60) == 1
+    await record(coord)
+    await harness.advance(0.4)
+    assert await coord.begin(start("n2:b", AGAIN), ttl_s=60) == 1

@@ -35,7 +35,7 @@ EVENTS = "fog:cluster:events"
 INCARNATION = incarnation_key(NODE)
 
 BEATS = {"beat", "beats", "writer"}
-ENDS = {"record", "result", "cancel", "begin", "notify_done", "listen_done"}
+ENDS = {"record", "result", "cancel", "begin", "take_back", "notify_done", "listen_done"}
 LETTERS = {"position", "apply", "mark", "get", "scan", "count", "sweep"}
 NOTICES = {"notify_events", "listen_events"}
 SUBMITS = ENDS | LETTERS | {"cancelled", "claim", "confirm"}
@@ -91,6 +91,7 @@ def operations(coord: RedisCoord) -> dict[str, Callable[[], Awaitable[object]]]:
         "result": lambda: coord.result("me-1"),
         "cancel": lambda: coord.cancel(CANCELLED),
         "cancelled": coord.cancelled,
+        "take_back": lambda: coord.take_back(Copy("me-3", 0, 1, "m", 0, "n:a")),
         "begin": lambda: coord.begin(Copy("me-3", 0, 1, "m", 0), ttl_s=60),
         "claim": lambda: coord.claim("k", "me-1", ttl_s=60),
         "confirm": lambda: coord.confirm("k", "me-1", ttl_s=60),

@@ -25,8 +25,9 @@ from fogactors.coord.base import done_channel
 from fogactors.messages import DeadLetter, TaskResult
 from fogactors.tasks.deadletter import DEAD_LETTER_TYPE
 from fogactors.tasks.executor_config import utc_now
+from fogactors.tasks.settle import DEATHS_ALLOWED
 from fogactors.wire import decode, fog_topology
-from fogactors.wire.topology import PARKED, TASK_DELIVERY_LIMIT, TASKS, Queue, Topology
+from fogactors.wire.topology import PARKED, TASKS, Queue, Topology
 from tests.integration.crash_process import ZERO_BEFORE, Book, Order
 from tests.integration.fog import Services, connected, store, until
 from tests.tasks.crash_points import ROLE_NAMES
@@ -139,7 +140,7 @@ class Stage:
     def _faults(self, scene: Any, id_: str, record: TaskResult, written: int, most: int) -> list[str]:
         lines: list[str] = []
         # Every crash charges what was in hand, and a channel that is closed what was still on its way to us.
-        charged = most + scene.setbacks >= TASK_DELIVERY_LIMIT
+        charged = most + scene.setbacks >= DEATHS_ALLOWED
         if record.state not in scene.ends and not (record.state == "worker_lost" and charged):
             lines.append(f"{id_} ended as {record.state}")
         if written != 1:

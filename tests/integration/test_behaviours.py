@@ -18,13 +18,14 @@ from fogactors.bus.base import Delivery, Message
 from fogactors.coord.redis import RedisCoord
 from fogactors.core import ActorExited
 from fogactors.errors import BusUnavailable
-from fogactors.messages import Task, TaskResult
+from fogactors.messages import DeadLetter, Task, TaskResult
 from fogactors.tasks.client import Submitter
 from fogactors.tasks.events import TaskStarted
 from fogactors.tasks.registry import default_registry
+from fogactors.tasks.settle import DEATHS_ALLOWED
 from fogactors.testing.proxy import TcpProxy
 from fogactors.wire import decode
-from fogactors.wire.topology import DLQ, TASK_DELIVERY_LIMIT
+from fogactors.wire.topology import DLQ
 from tests.integration import worker_tasks as tasks
 from tests.integration.fog import Services, apply_topology, connected, submitting, until
 from tests.integration.own import running, through
@@ -230,20 +231,18 @@ async def test_a_retry_that_is_not_taken_leaves_the_task_with_the_broker_which_d
 
 
 @pytest.mark.versions
-async def test_a_task_whose_retries_are_never_taken_is_given_up_by_the_broker_as_it_was(
-    fog, bare, restricted, tmp_path
-):
+async def test_a_task_whose_retries_are_never_taken_is_given_up_as_it_was(fog, bare, restricted, tmp_path):
     (tmp_path / "go").touch()
     executor = await fog.executor(services=bare.as_user(restricted, restricted), BUS__PUBLISH_TIMEOUT_S="0.5")
     async with submitting(bare) as submitter, connected(bare) as bus:
         handle = await submitter.submit(tasks.fail, tmp_path)
         letters: list[Delivery] = []
         await bus.consume(DLQ, letters.append, prefetch=1)
-        await until(lambda: bool(letters), f"the broker gives the task up that came back from {executor}")
-    [letter] = letters
-    assert (letter.death.queue, letter.death.reason) == ("tasks.normal", "delivery_limit")
+        await until(lambda: bool(letters), f"{executor} gives the task up")
+    letter = decode(letters[0].body, DeadLetter)
+    assert (letter.reason, letter.origin) == ("worker_lost", "tasks.normal")
     assert (decode(letter.body, Task).id, decode(letter.body, Task).attempt) == (handle.id, 1)
-    assert 1 < len(list(tmp_path.glob("run *"))) <= TASK_DELIVERY_LIMIT + 1
+    assert len(list(tmp_path.glob("run *"))) == DEATHS_ALLOWED + 1
 
 
 # -- 14: blocking code in a handler

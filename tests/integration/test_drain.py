@@ -15,7 +15,8 @@ import pytest
 from msgspec import Raw
 
 from fogactors.tasks.client import Handle, Submitter
-from fogactors.wire.topology import DLQ, TASK_DELIVERY_LIMIT
+from fogactors.tasks.settle import DEATHS_ALLOWED
+from fogactors.wire.topology import DLQ
 from tests.integration.fog import Command, Fog, apply_topology, connected, own_vhost, submitting, until
 
 pytestmark = [pytest.mark.services, pytest.mark.versions, pytest.mark.asyncio]
@@ -103,7 +104,7 @@ async def test_a_task_that_is_handed_back_more_often_than_the_limit_is_still_at_
     async with submitting(fog.services) as submitter, connected(fog.services) as bus:
         now = await executor("n0", 0.1)
         handle = await submit(submitter, fog, "hold", mark=mark, until=go)
-        for number in range(TASK_DELIVERY_LIMIT + 2):
+        for number in range(DEATHS_ALLOWED + 2):
             await until(mark.exists, f"it runs in {now}")
             following = await executor(f"n{number + 1}", 0.1)
             mark.unlink()

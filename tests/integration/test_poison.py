@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from fogactors.errors import WorkerLost
-from fogactors.wire.topology import TASK_DELIVERY_LIMIT
+from fogactors.tasks.settle import DEATHS_ALLOWED
 from tests.integration.fog import connected, parked, store, submitting, until
 
 pytestmark = [pytest.mark.services, pytest.mark.versions, pytest.mark.asyncio]
@@ -67,7 +67,7 @@ async def test_one_poisoned_task_among_fifty_is_the_only_dead_letter(fog):
             await poison.result(5)
         assert {(await each.outcome(5)).state for each in innocents} == {"succeeded"}
         assert (await letter(poison.id)).reason == "worker_lost"
-        assert deaths == trace.read_text().splitlines().count("poison") == TASK_DELIVERY_LIMIT + 1
+        assert deaths == trace.read_text().splitlines().count("poison") == DEATHS_ALLOWED + 1
         async with connected(fog.services) as bus:
             assert (await bus.inspect("dlq")).ready == 0
     assert (await executor.stop()).code == 0

@@ -24,7 +24,7 @@ from fogactors.coord.redis import RedisCoord
 from fogactors.messages import DeadLetter, DeadLetterFate
 from fogactors.tasks.deadletter import FATE_TYPE, publish_letter
 from fogactors.wire.codec import decode
-from fogactors.wire.topology import PARKED
+from fogactors.wire.topology import PARKED, TASK_DELIVERY_LIMIT
 from tests.integration.fog import Command, Fog, Services, connected, store, submitting, until
 from tests.services import RedisServer, ServiceUnavailable, skip_or_fail
 
@@ -83,12 +83,12 @@ async def in_stream(bus: Bus) -> list[DeadLetter | DeadLetterFate]:
 
 
 async def lost_task(bus: Bus, id_: str) -> None:
-    """The broker gives it up after its fourth delivery."""
+    """The broker gives it up."""
     task = f'{{"schema":"task/1","id":"{id_}","name":"t","created":"2030-01-01T00:00:00Z"}}'
     await bus.publish("tasks.direct", "low_priority", Message(task.encode(), "task", correlation_id="order-7"))
     got = []
     consumer = await bus.consume("tasks.low_priority", got.append, prefetch=1)
-    for n in range(4):
+    for n in range(TASK_DELIVERY_LIMIT + 1):
         await until(lambda n=n: len(got) == n + 1, "a delivery")
         await got[-1].requeue()
     await consumer.close()
@@ -145,14 +145,14 @@ async def test_killed_25_times_with_the_same_entry_in_its_hands(fog):
         letters = [record for record in records if isinstance(record, DeadLetter)]
         assert 1 < len(letters) <= KILLS - KILLS // 2 + 1
         assert {(each.reason, each.attempts, each.origin) for each in letters} == {
-            ("worker_lost", 4, "tasks.low_priority")
+            ("worker_lost", TASK_DELIVERY_LIMIT + 1, "tasks.low_priority")
         }
         assert {(each.generation, each.state) for each in records if isinstance(each, DeadLetterFate)} == {
             (0, "replayed")
         }
         assert len([entry async for batch in coord.letters.scan() for entry in batch if entry.id == id_]) == 1
         result = await coord.result(id_)
-        assert (result.state, result.attempts) == ("worker_lost", 4)
+        assert (result.state, result.attempts) == ("worker_lost", TASK_DELIVERY_LIMIT + 1)
 
         async def back() -> bool:
             return (await bus.inspect("tasks.low_priority")).ready == 1

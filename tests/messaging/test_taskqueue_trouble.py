@@ -144,7 +144,7 @@ async def test_what_takes_its_worker_down_each_time_is_a_dead_letter_and_its_nei
         async def handle(task: QueueTask[Any]) -> None:
             if task.data == "poison":
                 runs.add(task.task_id)
-                place.cut()
+                queue.session.ref("worker").kill()
                 await anyio.sleep_forever()
             got.add(task.data)
 

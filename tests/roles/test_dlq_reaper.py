@@ -18,7 +18,7 @@ from fogactors.tasks.events import DeadLetterReplayed, DuplicateResult, TaskDead
 from fogactors.tasks.replay import DlqConfig, DlqPolicy
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode, encode
-from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING
+from fogactors.wire.topology import DLX, RESULTS, RESULTS_PENDING, TASK_DELIVERY_LIMIT
 from tests.tasks import fog_tasks as tasks
 from tests.tasks.harness import Hanging, fog, nothing_in_hand
 
@@ -37,7 +37,7 @@ async def lost_task(system):
     handle = await system.submit(tasks.add, 1, 2)
     got = []
     consumer = await system.bus.consume("tasks.normal", got.append, prefetch=1)
-    for n in range(4):
+    for n in range(TASK_DELIVERY_LIMIT + 1):
         await eventually(lambda n=n: len(got) == n + 1, "a delivery")
         await got[-1].requeue()
     await consumer.close()
@@ -69,7 +69,7 @@ async def test_a_record_that_is_there_stays():
         await MemoryCoord(system.store).record(done)
         got = []
         consumer = await system.bus.consume("tasks.normal", got.append, prefetch=1)
-        for n in range(4):
+        for n in range(TASK_DELIVERY_LIMIT + 1):
             await got[n].requeue()
         await consumer.close()
         await system.recorder.wait_for(TaskDeadLettered)

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from fogactors.tasks.replay import DlqConfig
 from fogactors.tasks.tiers import Tier, Tiers
 from fogactors.testing.crash import Call, Mortal, When
 from fogactors.wire import decode, fog_topology
-from fogactors.wire.topology import PARKED, TASKS
+from fogactors.wire.topology import PARKED, TASKS, Queue, Topology
 from tests.tasks import crash_tasks
 
 ROLE_NAMES = ("tier-executor", "dlq-reaper")
@@ -147,6 +147,9 @@ class Partitioned:
         return call if asyncio.iscoroutinefunction(method) else method
 
 
+MOST_DELIVERIES = 7
+"""Of a task, by the limit of the broker, which is lower here: where the store is away each of them is played."""
+
 Site = tuple[str, int]
 """File (below `fogactors`) and line of an await in the production code."""
 
@@ -184,7 +187,7 @@ class World:
         """With a process in each role."""
         self.store = Store()
         async with MemoryBroker() as self.broker, anyio.create_task_group() as tasks:
-            self.broker.declare(fog_topology(("light",)))
+            self.broker.declare(topology())
             self.bus = MemoryBus(self.broker, name="operator", max_body=4 * MAX_BODY)
             await self.bus.open()
             for role in ROLE_NAMES:
@@ -275,6 +278,15 @@ class World:
     def _see(self, event: object) -> None:
         if isinstance(event, TaskStarted):
             self.attempts[event.task_id] = max(event.attempt, self.attempts.get(event.task_id, 0))
+
+
+def topology() -> Topology:
+    def limited(queue: Queue) -> Queue:
+        few = replace(queue.policy, delivery_limit=MOST_DELIVERIES - 1)
+        return queue if queue.policy.delivery_limit < 0 else replace(queue, policy=few)
+
+    whole = fog_topology(("light",))
+    return replace(whole, queues=tuple(map(limited, whole.queues)))
 
 
 def context_of(coord: Any, make_bus: Callable[[str], Any], *, now: Callable[[], datetime], **more: Any) -> RoleContext:

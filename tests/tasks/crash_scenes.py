@@ -19,10 +19,10 @@ from fogactors.errors import QueueFull
 from fogactors.messages import Control, Task, TaskResult
 from fogactors.tasks.replay import DlqConfig, DlqPolicy
 from fogactors.tasks.task import TaskDef
-from fogactors.wire import encode, fog_topology
+from fogactors.wire import encode
 from fogactors.wire.topology import CONTROL, DLX, PARKED, RESULTS, RESULTS_PENDING
 from tests.tasks import crash_tasks as tasks
-from tests.tasks.crash_points import EPOCH, Schedule, World, run_virtual
+from tests.tasks.crash_points import EPOCH, MOST_DELIVERIES, Schedule, World, run_virtual, topology
 
 DEADLINE_S = 800.0
 """Of a whole schedule. Virtual, so nobody waits for it; records are kept for longer."""
@@ -131,7 +131,7 @@ async def _lose_queues(world: World, ids: list[str]) -> None:
         depth = world.broker.depths()[queue]
         if not (depth.ready or depth.unsettled):
             world.broker.delete_queue(queue)
-    world.broker.declare(fog_topology(("light",)))
+    world.broker.declare(topology())
 
 
 async def _await_purge(world: World, ids: list[str]) -> None:
@@ -169,6 +169,7 @@ SCENES: dict[str, Scene] = {
     "retry_refused_for_long": Scene(tasks.flaky, most=CAP, setbacks=2, refused=("retry.1",), refusals=8),
     "put_off_refused": Scene(tasks.works, setbacks=1, fields=LATER, refused=("retry.4",)),
     "letter_refused": Scene(tasks.fails, ("failed",), setbacks=1, refused=(DLX,)),
+    "broker_gives_up": Scene(tasks.dies, ("worker_lost",), setbacks=MOST_DELIVERIES, refused=(DLX,), refusals=40),
     "refusal_refused": Scene(None, ("failed",), fields={"name": "nobody.knows"}, setbacks=1, refused=(DLX,)),
     "parking_refused": Scene(tasks.fails, ("failed",), setbacks=1, refused=(PARKED,)),
     "pending_refused": Scene(tasks.works, setbacks=1, refused=(RESULTS_PENDING,), during=_cut),
@@ -263,9 +264,10 @@ class Play:
             lines.append(f"{id_} was recorded {written} times")
         if attempt > scene.most:
             lines.append(f"{id_} came to attempt {attempt} of {scene.most}")
-        # Without the store nobody can tell the copies of a retry apart.
+        # Without the store nobody can tell the copies of a retry apart, nor a worker that died from a connection.
         tells_copies = scene.most == 1 or not world.was_cut
-        if tells_copies and runs > scene.most + world.crashes + world.setbacks:
+        setbacks = MOST_DELIVERIES if world.was_cut and "worker_lost" in scene.ends else world.setbacks
+        if tells_copies and runs > scene.most + world.crashes + setbacks:
             lines.append(f"{id_} ran {runs} times, with {world.crashes} crashes and {world.setbacks} setbacks")
         if record.state in GIVEN_UP and not self.letters[id_]:
             lines.append(f"{id_} {record.state}, and there is no dead letter of it")

@@ -18,6 +18,8 @@ from tests.tasks.crash_scenes import SCENES, Play
 
 SETUP = {"bus.open", "bus.open_exclusive", "bus.consume", "bus.inspect", "coord.cancelled", "letters.position"}
 """The same in every scene, so that to die there in one of them is enough."""
+MIXED = tuple(name for name in SCENES if name != "broker_gives_up")
+"""What is played with others. That one's refusals would meet their letters too."""
 SEEDS = 300
 BATCH = 30
 LONG_RUN = 5_000
@@ -66,13 +68,13 @@ def test_a_crash_at_any_call_loses_nothing_and_ends_nothing_twice(scene):
 
 @pytest.mark.parametrize("first", range(1, SEEDS, BATCH))
 def test_crashes_at_random_calls_of_several_tasks_at_once(first):
-    failed = failures([Schedule.random(seed, tuple(SCENES)) for seed in range(first, first + BATCH)])
+    failed = failures([Schedule.random(seed, MIXED) for seed in range(first, first + BATCH)])
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.slow
 def test_thousands_of_crashes_at_random_calls():
-    failed = failures([Schedule.random(seed, tuple(SCENES)) for seed in range(SEEDS + 1, SEEDS + LONG_RUN)])
+    failed = failures([Schedule.random(seed, MIXED) for seed in range(SEEDS + 1, SEEDS + LONG_RUN)])
     assert not failed, "\n".join(failed)
 
 
@@ -84,7 +86,7 @@ def test_the_schedule_of_the_environment():
 
 def test_the_text_of_a_schedule_is_all_of_it():
     for seed in range(1, 20):
-        schedule = Schedule.random(seed, tuple(SCENES))
+        schedule = Schedule.random(seed, MIXED)
         assert Schedule.read(str(schedule)) == schedule
 
 

@@ -72,7 +72,7 @@ async def test_a_killed_executor_loses_nothing():
 async def test_a_lost_connection_costs_one_restart_and_no_task():
     async with fog() as system:
         handles = await all_held(system, "abcd")
-        system.kill("tier-executor-light")
+        system.cut("tier-executor-light")
         await eventually(lambda: all(tasks.runs[name] == 2 for name in "abcd"), "all run again")
         tasks.gate("all").set()
         assert [await handle.result(5) for handle in handles] == list("abcd")

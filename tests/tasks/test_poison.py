@@ -6,9 +6,10 @@ from fogactors.errors import WorkerLost
 from fogactors.messages import DeadLetter, Task
 from fogactors.tasks.deadletter import DEAD_LETTER_TYPE
 from fogactors.tasks.events import TaskHandedBack, TaskIsolated, TaskStarted
+from fogactors.tasks.settle import DEATHS_ALLOWED
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode
-from fogactors.wire.topology import PARKED, TASK_DELIVERY_LIMIT
+from fogactors.wire.topology import PARKED
 from tests.tasks import fog_tasks as tasks
 from tests.tasks.harness import fog, message, nothing_in_hand, publish
 
@@ -38,8 +39,32 @@ async def test_one_poisoned_task_among_fifty_is_the_only_one_that_is_given_up():
         with pytest.raises(WorkerLost):
             await poison.result(5)
         assert [await each.result(5) for each in innocents] == [f"innocent-{n}" for n in range(50)]
-        assert killed == TASK_DELIVERY_LIMIT + 1
+        assert killed == DEATHS_ALLOWED + 1
         assert [letter.task_id for letter in await letters(system)] == [poison.id]
+
+
+async def test_connections_that_are_lost_are_no_workers_that_died():
+    async with fog() as system:
+        held = [await system.submit(tasks.hold, name, "all") for name in "abc"]
+        for runs in range(1, DEATHS_ALLOWED + 4):
+            await eventually(lambda n=runs: all(tasks.runs[name] == n for name in "abc"), "they run")
+            system.cut(EXECUTOR)
+        tasks.gate("all").set()
+        assert [await each.result(5) for each in held] == list("abc")
+        assert not system.recorder.of(TaskIsolated)
+
+
+async def test_where_the_store_does_not_answer_lost_connections_make_a_suspect_and_no_dead_letter():
+    async with fog() as system:
+        system.store.away = True
+        handle = await system.submit(tasks.hold, "a")
+        for runs in range(1, DEATHS_ALLOWED + 4):
+            await eventually(lambda n=runs: tasks.runs["a"] == n, "it runs")
+            system.cut(EXECUTOR)
+        await system.recorder.wait_for(TaskIsolated)
+        system.store.away = False
+        tasks.gate("a").set()
+        assert await handle.result(5) == "a"
 
 
 async def test_a_suspect_runs_when_nothing_else_is_in_hand():
@@ -96,12 +121,12 @@ async def test_a_crash_is_not_forgotten_when_a_task_is_handed_back():
 
 async def test_what_crashed_too_often_before_it_was_handed_back_is_given_up_unrun():
     async with fog() as system:
-        await publish(system, message(tasks.note, b'{"name": "a"}', crashes=TASK_DELIVERY_LIMIT + 1, hops=1))
+        await publish(system, message(tasks.note, b'{"name": "a"}', crashes=DEATHS_ALLOWED + 1, hops=1))
         with pytest.raises(WorkerLost):
             await system.submitter.handle("foreign-1").result(5)
         assert not tasks.runs["a"]
         (letter,) = await letters(system)
-        assert (letter.reason, letter.attempts) == ("worker_lost", TASK_DELIVERY_LIMIT + 1)
+        assert (letter.reason, letter.attempts) == ("worker_lost", DEATHS_ALLOWED + 1)
 
 
 async def test_a_worker_process_dies_alone_so_its_task_needs_no_isolation():

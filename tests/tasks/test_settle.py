@@ -86,7 +86,7 @@ async def test_reading_does_not_take_the_turn_of_who_sees_whether_the_store_is_b
     with anyio.fail_after(3):
         while told[-1].away:  # as many look-ups come as there can
             await its.result(task)
-            await its.begins(task, 1.0)
+            await its.begin(its.start_of(task), 1.0)
             await anyio.sleep(0.01)
     assert [each.away for each in told] == [True, False]
 
