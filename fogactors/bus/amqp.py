@@ -28,6 +28,7 @@ from fogactors.bus.amqp_connection import (
     open_channel,
 )
 from fogactors.bus.amqp_errors import ANSWER_TIMEOUT_S, Call, verdict
+from fogactors.bus.amqp_trial import Trial
 from fogactors.bus.base import MAX_BODY, BusStats, Consumer, DeliveryHandler, LostHandler, Message, QueueInfo
 from fogactors.bus.hosts import parse_hosts
 from fogactors.errors import AccessRefused, BusUnavailable, MessageTooLarge, QueueMissing
@@ -75,6 +76,7 @@ class AmqpBus:
         self._consumers: set[AmqpConsumer] = set()
         self._openings: set[anyio.CancelScope] = set()
         self._gate = anyio.Lock()
+        self._trial = Trial()
         self._opened = anyio.Event()
         self._lost = anyio.Event()
         self._reason = "never connected"
@@ -153,15 +155,21 @@ class AmqpBus:
         self._reason = ""
         for connection in (publishing, consuming):
             on_ended(connection, lambda why: self._on_ended(why, lost))
+        self._trial.opened(lambda why: self._on_silence(why, lost), again=self._lost_host is not None)
 
     def _on_ended(self, why: str, lost: anyio.Event) -> None:
         if lost is self._lost and not lost.is_set():
             self._lost_host = self._last_good
             self._lose(why)
 
+    def _on_silence(self, why: str, lost: anyio.Event) -> None:
+        if not self.is_blocked:  # else it was told not to publish
+            self._on_ended(why, lost)
+
     def _lose(self, why: str) -> None:
         self._reason = self._reason or why
         self._lost.set()
+        self._trial.lost()
         for call in list(self._calls):
             call.lost(self._reason)
         for consumer in list(self._consumers):
@@ -242,11 +250,16 @@ class AmqpBus:
                         wait=len(message.body) >= LARGE_BYTES or self._has_backlog(),
                     )
                     break
+                except (amqp.PublishError, amqp.DeliveryError):
+                    self._trial.confirmed()  # it is an answer
+                    raise
                 except (amqp.ChannelClosed, amqp.ChannelInvalidStateError) as error:
                     # Somebody else's fault is no reason to fail: once more, with the same message id.
                     refusal = verdict(error, what, exchange, key, message)
                     if refusal is not None:
                         raise refusal from error
+        if self._trial.pending:
+            self._trial.confirmed()
         self.stats.published += 1
 
     def _why_late(self) -> str:
@@ -266,6 +279,8 @@ class AmqpBus:
         """Waits for a connection that takes messages, so that under an alarm nothing is sent in vain."""
         await self.wait_open()
         call.join(self._calls)
+        if self._trial.pending:
+            self._trial.sent()
         async with self._channel_lock:
             connection, channel = self._publishing, self._channel
             if connection is None or self._lost.is_set():

@@ -12,11 +12,12 @@ import pytest
 
 from fogactors.bus import Message
 from fogactors.bus.amqp import AmqpBus
-from fogactors.errors import BusUnavailable
+from fogactors.bus.amqp_trial import FIRST_CONFIRM_S
+from fogactors.errors import BusUnavailable, Unroutable
 from fogactors.testing.proxy import TcpProxy
 from tests.services import RabbitMQ
 
-from .amqp_support import each_fails, failing, far, quiet, through
+from .amqp_support import each_fails, failing, far, quiet, through, work
 from .support import DEADLINE_S, Inbox, Names, eventually, send
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio]
@@ -215,6 +216,61 @@ async def test_a_host_whose_connection_was_lost_is_tried_last(rabbit: RabbitMQ):
         await bus.open()
         assert anyio.current_time() - began < 1
         assert other.connections == 2
+        await bus.close()
+
+
+async def reopened_onto(rabbit: RabbitMQ, bus: AmqpBus, one: TcpProxy, two: TcpProxy) -> TcpProxy:
+    """Let it lose its host; returns the one that it is on then."""
+    gone = one if one.connections else two
+    gone.cut()
+    await bus.wait_lost()
+    await bus.open()
+    return one if one.connections else two
+
+
+async def test_a_host_that_takes_the_connection_and_then_confirms_nothing_is_left_once(rabbit: RabbitMQ, n: Names):
+    async with quiet(), TcpProxy.to("127.0.0.1", rabbit.port) as one, TcpProxy.to("127.0.0.1", rabbit.port) as two:
+        url = through(one, rabbit.amqp_url).replace(f":{one.port}", f":{one.port},127.0.0.1:{two.port}")
+        bus = AmqpBus(url)
+        await bus.open()
+        await bus.declare(work(n))
+        await send(bus, n, b"before")
+        for again in (True, False):
+            silent = await reopened_onto(rabbit, bus, one, two)
+            silent.stall()
+            error, took = await failing(bus.publish(n("x"), "k", Message(b"1"), timeout=FIRST_CONFIRM_S + 1))
+            assert isinstance(error, BusUnavailable)
+            if again:
+                assert "confirmed nothing within 5 s" in str(error)
+                assert took < FIRST_CONFIRM_S + 0.9
+                assert not bus.is_open
+                await bus.open()
+                assert (one if silent is two else two).connections == 2
+                silent.resume()
+                await eventually(lambda it=silent: it.connections == 0)
+            else:  # the next is silent too
+                assert "did not confirm within 6 s" in str(error)
+                assert bus.is_open
+                silent.resume()
+        await send(bus, n, b"after")
+        await bus.close()
+
+
+@pytest.mark.parametrize("answer", ["a confirm", "a return"])
+async def test_a_host_that_answers_the_first_message_is_kept(rabbit: RabbitMQ, n: Names, answer: str):
+    async with quiet(), TcpProxy.to("127.0.0.1", rabbit.port) as one, TcpProxy.to("127.0.0.1", rabbit.port) as two:
+        url = through(one, rabbit.amqp_url).replace(f":{one.port}", f":{one.port},127.0.0.1:{two.port}")
+        bus = AmqpBus(url)
+        await bus.open()
+        await bus.declare(work(n))
+        now = await reopened_onto(rabbit, bus, one, two)
+        with suppress(Unroutable):
+            await bus.publish(n("x"), "k" if answer == "a confirm" else "nobody", Message(b"1"))
+        now.stall()
+        error, _ = await failing(bus.publish(n("x"), "k", Message(b"2"), timeout=FIRST_CONFIRM_S + 1))
+        assert "did not confirm within 6 s" in str(error)
+        assert bus.is_open
+        now.resume()
         await bus.close()
 
 
