@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from fogactors.coord.letters import LetterIndex
 from fogactors.messages import Beat, TaskResult
@@ -16,6 +16,7 @@ from fogactors.messages import Beat, TaskResult
 __all__ = [
     "CANCEL_KEEP_S",
     "RESULT_TTL_S",
+    "UNCOUNTED",
     "BeatWriter",
     "Claim",
     "Coord",
@@ -31,6 +32,9 @@ RESULT_TTL_S = 900.0
 
 CANCEL_KEEP_S = 7 * 24 * 3600.0
 """How long a cancellation is remembered by default: as long as a task may lie in a delay, not as long as its result."""
+
+UNCOUNTED: Final = -1
+"""For `Coord.begin`: it may run, and nobody counts how often it was begun."""
 
 Recorded = Literal["recorded", "duplicate"]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from fogactors.coord.base import CANCEL_KEEP_S, RESULT_TTL_S, Claim, Coord, Copy, Notices, Recorded
+from fogactors.coord.base import CANCEL_KEEP_S, RESULT_TTL_S, UNCOUNTED, Claim, Coord, Copy, Notices, Recorded
 from fogactors.coord.memory import MemoryCoord
 from fogactors.coord.memory_store import MemoryStore
 from fogactors.errors import ConfigError
@@ -50,8 +50,8 @@ class Storeless(MemoryCoord):
     async def record(self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S) -> Recorded:
         return "recorded"
 
-    async def begin(self, copy: Copy, *, ttl_s: float) -> bool:
-        return True
+    async def begin(self, copy: Copy, *, ttl_s: float) -> int:
+        return UNCOUNTED
 
     async def cancel(
         self, result: TaskResult, *, ttl_s: float = RESULT_TTL_S, keep_s: float = CANCEL_KEEP_S

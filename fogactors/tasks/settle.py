@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 
 from fogactors.bus.base import Bus, Delivery, Message
-from fogactors.coord.base import Copy, Recorded
+from fogactors.coord.base import UNCOUNTED, Copy, Recorded
 from fogactors.errors import BusError, WorkerLost
 from fogactors.messages import DeadLetter, Task, TaskResult
 from fogactors.tasks.attempt import Cancelled, Crashed, GaveUp, NotRun, Outcome, Succeeded, TryAgain
@@ -83,8 +83,11 @@ class Held:
         """Processes that have died with this attempt in their hands, as far as is known.
 
         The store knows whose process has said that it lives. Where it does not answer, each delivery that came back is
-        held for one, but none condemns: the broker cannot tell the end of a process from that of a connection.
+        held for one, but none condemns: the broker cannot tell the end of a process from that of a connection. Where
+        there is no store its word is all there is.
         """
+        if self.starts == UNCOUNTED:
+            return crashes(self.task, self.delivery)
         if not self.starts:
             return min(crashes(self.task, self.delivery), DEATHS_ALLOWED)
         unnoted = self.task.attempt == 1 and self.task.hops == 0  # its first delivery was fresh, and nobody was asked
@@ -137,7 +140,10 @@ class Settler:
                 now = anyio.current_time()
                 until = until or now + self._publish_timeout_s
                 if not self._bus.is_open or now + wait_s > until:
-                    # If the connection is gone this does nothing, and the broker delivers again.
+                    # If the connection is gone this does nothing, and the broker delivers again. Otherwise the start
+                    # stays: what can never be settled must not run for ever.
+                    if self._bus.is_open:
+                        self._begun = {held: its for held, its in self._begun.items() if held.delivery is not delivery}
                     await delivery.requeue()
                     return None
             await anyio.sleep(wait_s)

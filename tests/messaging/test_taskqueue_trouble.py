@@ -135,9 +135,12 @@ async def test_a_task_whose_worker_is_killed_runs_again_and_has_one_end(open_pla
         assert await queue.size() == 0
 
 
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.asyncio
-async def test_what_takes_its_worker_down_each_time_is_a_dead_letter_and_its_neighbours_are_not(open_place: OpenPlace):
-    async with open_place() as place, queue_at(place, word()) as (queue, _):
+async def test_what_takes_its_worker_down_each_time_is_a_dead_letter_and_its_neighbours_are_not(
+    open_place: OpenPlace, stored: bool
+):
+    async with open_place() as place, queue_at(place, word(), store=place.store if stored else None) as (queue, _):
         got, runs = Got(), Got()
 
         @queue.handler("t")
