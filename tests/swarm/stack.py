@@ -301,8 +301,9 @@ class Stack:
         """What a service has printed since then (seconds since the epoch)."""
         at = datetime.fromtimestamp(since, UTC).isoformat()
         command = ("service", "logs", "--raw", "--since", at, f"{NAME}_{service}")
-        # It fails while a task waits for its place, and has printed what there is by then.
-        program = ("sh", "-c", '"$@" 2>&1 || true', "sh", DOCKER, "--host", self.manager.socket, *command)
+        # It fails while a task waits for its place, and waits for ever for the log of a task that was lost with its
+        # host; it has printed what there is by then.
+        program = ("sh", "-c", 'timeout 20 "$@" 2>&1 || true', "sh", DOCKER, "--host", self.manager.socket, *command)
         return run(program, timeout=30).splitlines()
 
     def events(self, service: str, since: float) -> list[dict[str, Any]]:
