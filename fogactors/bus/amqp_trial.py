@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from fogactors.bus.amqp_errors import BLOCKED_S
+
 __all__ = ["FIRST_CONFIRM_S", "Trial"]
 
 FIRST_CONFIRM_S: Final = 5.0
@@ -33,12 +35,13 @@ class Trial:
         """A connection, `again`: in place of a lost one. `give_up` is called with the reason."""
         self._stop()
         self._give_up = give_up
-        self.pending = again and not self._is_last
+        self.pending = again
 
     def sent(self) -> None:
         """Something that the broker has to confirm."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FIRST_CONFIRM_S, self._silent)
+        if self._timer is None and not self._is_last:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(FIRST_CONFIRM_S, self._ring, loop, loop.time() + FIRST_CONFIRM_S)
 
     def confirmed(self) -> None:
         self._stop()
@@ -47,6 +50,12 @@ class Trial:
     def lost(self) -> None:
         self._stop()
         self.pending = False
+
+    def _ring(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if loop.time() - due < BLOCKED_S:
+            self._silent()
+        else:  # what came while the loop was blocked is read behind its timers
+            self._timer = loop.call_later(BLOCKED_S, self._silent)
 
     def _silent(self) -> None:
         self.lost()

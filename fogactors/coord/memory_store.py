@@ -51,7 +51,7 @@ class MemoryStore:
         self._cancelled: Expiring[tuple[str, int]] = Expiring(clock)
         self._claims: Expiring[Claim] = Expiring(clock)
         self._attempts: Expiring[Copy] = Expiring(clock)
-        self._starts: Expiring[set[str]] = Expiring(clock)
+        self._starts: Expiring[tuple[Copy, set[str]]] = Expiring(clock)
         self._leases: Expiring[Lease] = Expiring(clock)
         self._beats: Expiring[Beat] = Expiring(clock)
         self._broker_beats: Expiring[str] = Expiring(clock)
@@ -156,22 +156,22 @@ class MemoryStore:
             same = (begun.attempt, begun.mark) == (mine.attempt, mine.mark)
             if not same or begun.hops > mine.hops:
                 return 0
-        starts = (self._starts.get(key) or set[str]()) if begun == copy_ else set[str]()
-        self._starts.put(key, starts | {mine.start}, ttl_s)
+        of, starts = self._starts.get(key) or (None, set[str]())
+        starts = starts | {mine.start} if begun == of == copy_ else {mine.start}
+        self._starts.put(key, (copy_, starts), ttl_s)
         self._attempts.put(key, copy_, ttl_s)
         known = self._results.get(mine.task_id)
         if known is not None and known.generation >= mine.generation:
             self._attempts.end_with(key, self._results, mine.task_id)
-        return len(starts | {mine.start})
+        return len(starts)
 
     def take_back(self, mine: Copy) -> None:
-        key = f"{mine.generation}:{mine.task_id}"
-        if self._attempts.get(key) == replace(mine, start=""):
-            (self._starts.get(key) or set[str]()).discard(mine.start)
+        _, starts = self._starts.get(f"{mine.generation}:{mine.task_id}") or (None, set[str]())
+        starts.discard(mine.start)
 
     def bury(self, worker: str) -> None:
         """Let the starts that begin with `<worker>:` stay, whoever takes them back: its process has died."""
-        for starts in self._starts.values():
+        for _, starts in self._starts.values():
             for start in [each for each in starts if each.startswith(f"{worker}:")]:
                 starts.remove(start)
                 starts.add(f"dead {start}")

@@ -114,7 +114,7 @@ BEGIN: Final = """
 -- KEYS: attempt, result, starts. ARGV: attempt, mark, hops, ttl in ms, generation, start. 0: a later one has begun, or
 -- another copy; otherwise how many starts of this very copy there are. Where the task has ended meanwhile it ends with
 -- the record, as in RECORD. The starts have a key of their own: whoever knows nothing of them must go on to understand
--- the other.
+-- the other, and may write it; so they say themselves which copy they are of.
 local known = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''
 local attempt, hops, mark = string.match(known, '^(%d+) (%d+) (.*)$')
 if attempt then
@@ -130,10 +130,12 @@ if record then
 end
 local copy = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2]
 redis.call('SET', KEYS[1], copy, 'PX', ttl)
-if known ~= copy or redis.call('TYPE', KEYS[3]).ok ~= 'set' then redis.call('DEL', KEYS[3]) end
-redis.call('SADD', KEYS[3], ARGV[6])
+local of = 'of ' .. copy
+local is_set = redis.call('TYPE', KEYS[3]).ok == 'set'
+if not (known == copy and is_set and redis.call('SISMEMBER', KEYS[3], of) == 1) then redis.call('DEL', KEYS[3]) end
+redis.call('SADD', KEYS[3], of, ARGV[6])
 redis.call('PEXPIRE', KEYS[3], ttl)
-return redis.call('SCARD', KEYS[3])
+return redis.call('SCARD', KEYS[3]) - 1
 """
 
 CONFIRM: Final = (

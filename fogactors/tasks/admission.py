@@ -29,6 +29,7 @@ from fogactors.tasks.retry import close_enough
 from fogactors.tasks.settle import DEATHS_ALLOWED, Held, crashes
 from fogactors.tasks.tiers import Tiers
 from fogactors.wire.codec import decode
+from fogactors.wire.topology import TASK_DELIVERY_LIMIT
 
 __all__ = ["Admission", "Refused", "early_by", "is_suspect", "may_have_run", "too_late", "waited_s"]
 
@@ -112,8 +113,10 @@ _REASONS: Final[dict[type[Exception], Reason]] = {UnknownTask: "unknown_task", W
 
 def is_suspect(held: Held) -> bool:
     """Whether it may be what kills its executors, and with each of them charges a delivery to all that they held. A
-    worker process dies alone, so what runs in one is no danger to others."""
-    return held.definition.mode != "process" and held.deaths >= SUSPECT_AFTER
+    worker process dies alone, so what runs in one is no danger to others. One that came back so often may be what costs
+    them their connections, and the broker is half way to giving it up with all that lay beside it."""
+    often = crashes(held.task, held.delivery) >= TASK_DELIVERY_LIMIT // 2
+    return held.definition.mode != "process" and (held.deaths >= SUSPECT_AFTER or often)
 
 
 def may_have_run(held: Held) -> bool:

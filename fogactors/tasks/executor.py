@@ -1,8 +1,7 @@
 """The actor that runs tasks inside one resource tier.
 
 It takes deliveries into lanes, lets `policy.choose` say which starts, runs each in a task of its own and leaves the
-end of it to the settler. On a stop it drains: nothing new is taken, what waits is handed back uncounted, what runs may
-finish within `drain_s`, and the rest is cancelled and handed back.
+end of it to the settler. On a stop it drains: what waits is handed back uncounted, and what still runs after `drain_s`.
 """
 
 from __future__ import annotations
@@ -123,10 +122,11 @@ class TierExecutor(Actor[Any]):
         # Side by side: a broker that is slow must not cost processes their end.
         with anyio.move_on_after(KILL_S, shield=True):
             async with anyio.create_task_group() as ends:
-                ends.start_soon(self._intake.close)
                 ends.start_soon(self._pool.close)
                 if exit.kind != "killed":  # who did not end by itself may hang in one of them
-                    ends.start_soon(self._settler.take_back)
+                    with suppress(Exception):  # before they go to others; and not at the cost of the processes' end
+                        await self._settler.take_back()
+                ends.start_soon(self._intake.close)
         if self._memory is not None:
             self._memory.close()
 
@@ -197,12 +197,12 @@ class TierExecutor(Actor[Any]):
         held = self._admission.read(subscription, delivery, at=self._config.now(), since=self.ctx.now())
         if isinstance(held, Refused):
             self._jobs.start(self._refuse, held)
-        elif self._refuses is not None:
-            self._jobs.start(self._hand_back, held, self._refuses)
         elif held.task in self._cancelled:
             self._jobs.start(self._settle, held, Cancelled())
         elif may_have_run(held) or held.task.not_before is not None:
             self._jobs.start(self._look_up, held)
+        elif self._refuses is not None:
+            self._jobs.start(self._hand_back, held, self._refuses)
         else:
             self._hand.put(held)
 

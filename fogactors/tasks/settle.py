@@ -53,6 +53,9 @@ __all__ = ["DEATHS_ALLOWED", "Held", "Settler", "crashes", "facts"]
 DEATHS_ALLOWED: Final = 3
 """Processes that may die of one attempt; one more, and the task is given up."""
 
+LAST_LOOK_S: Final = 1.0
+"""Before a task is given up for its deaths."""
+
 STEP_AGAIN_S: Final = 0.1
 """Before the second try to publish what settles a task; twice as long before each further one."""
 
@@ -90,7 +93,8 @@ class Held:
             return crashes(self.task, self.delivery)
         if not self.starts:
             return min(crashes(self.task, self.delivery), DEATHS_ALLOWED)
-        unnoted = self.task.attempt == 1 and self.task.hops == 0  # its first delivery was fresh, and nobody was asked
+        # Its first delivery was fresh, and the store was not asked.
+        unnoted = self.task.attempt == 1 and self.task.hops == 0 and self.task.not_before is None
         return self.task.crashes + unnoted + self.starts - 1
 
 
@@ -237,6 +241,10 @@ class Settler:
             return True
         start = self._begun.setdefault(held, self.store.start_of(held.task))
         held.starts = await self.store.begin(start, held.limit_s)
+        if held.starts != 0 and held.deaths > DEATHS_ALLOWED:
+            # Who has only lost its connection may be about to say that it lives.
+            await anyio.sleep(LAST_LOOK_S)
+            held.starts = await self.store.begin(start, held.limit_s)
         if held.starts == 0:
             await self.duplicate(held)
         elif held.deaths > DEATHS_ALLOWED:
@@ -250,8 +258,12 @@ class Settler:
         it."""
         async with anyio.create_task_group() as group:
             for held in list(self._begun if helds is None else helds):
-                if (start := self._begun.pop(held, None)) is not None:
-                    group.start_soon(self.store.take_back, start)
+                if held in self._begun:
+                    group.start_soon(self._take_back, held)
+
+    async def _take_back(self, held: Held) -> None:
+        await self.store.take_back(self._begun[held])
+        self._begun.pop(held, None)
 
     async def duplicate(self, held: Held) -> None:
         self._emit(DuplicateResult(**self._facts(held)))
@@ -302,7 +314,8 @@ class Settler:
     async def _put_back(self, held: Held, wait_s: float) -> None:
         # No attempt is counted, and no death is forgotten: with a new publish the counts begin anew, and what kills its
         # workers would be handed back by each of them for ever.
-        await self._republish(held, {"hops": held.task.hops + 1, "crashes": held.deaths}, wait_s)
+        known = held.deaths if held.starts else held.task.crashes
+        await self._republish(held, {"hops": held.task.hops + 1, "crashes": known}, wait_s)
 
     async def _republish(self, held: Held, changes: dict[str, Any], wait_s: float) -> None:
         delivery = held.delivery

@@ -4,6 +4,7 @@ is asked but one a second."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import uuid4
@@ -73,8 +74,10 @@ class Store:
         return await self._ask(lambda: self._coord.begin(copy, ttl_s=self._result_ttl_s + limit_s))
 
     async def take_back(self, copy: Copy) -> None:
-        """As `Coord.take_back`. When the store is away the start stays, as if the process had died."""
-        await self._ask(lambda: self._coord.take_back(copy), reads=True)
+        """As `Coord.take_back`. Where the store does not answer the start stays, as if the process had died; so it is
+        asked also when it was away a moment ago."""
+        with anyio.move_on_after(COORD_TIMEOUT_S), suppress(CoordError):
+            await self._coord.take_back(copy)
 
     async def look(self) -> None:
         """See whether it is back, if it was away and it is time; so that its end is told also when nobody asks."""

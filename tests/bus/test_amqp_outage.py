@@ -235,7 +235,7 @@ async def test_a_host_that_takes_the_connection_and_then_confirms_nothing_is_lef
         await bus.open()
         await bus.declare(work(n))
         await send(bus, n, b"before")
-        for again in (True, False):
+        for again in (True, False, True):
             silent = await reopened_onto(rabbit, bus, one, two)
             silent.stall()
             error, took = await failing(bus.publish(n("x"), "k", Message(b"1"), timeout=FIRST_CONFIRM_S + 1))
@@ -252,6 +252,7 @@ async def test_a_host_that_takes_the_connection_and_then_confirms_nothing_is_lef
                 assert "did not confirm within 6 s" in str(error)
                 assert bus.is_open
                 silent.resume()
+                await send(bus, n, b"between")
         await send(bus, n, b"after")
         await bus.close()
 

@@ -139,6 +139,14 @@ async def test_one_that_is_taken_back_and_was_never_told_is_nothing(coord):
     assert await coord.begin(start("n2:b"), ttl_s=60) == 1
 
 
+async def test_a_start_that_is_taken_back_behind_another_publish_is_no_trouble(coord, other):
+    assert await coord.begin(start("n1:a"), ttl_s=60) == 1
+    assert await other.begin(start("n2:b", replace(COPY, hops=2)), ttl_s=60) == 1
+    await coord.take_back(start("n1:a"))
+    await other.take_back(start("n2:b", replace(COPY, hops=2)))
+    assert await other.begin(start("n3:c", replace(COPY, hops=2)), ttl_s=60) == 1
+
+
 @pytest.mark.parametrize(
     "later", [replace(COPY, hops=2), replace(COPY, attempt=3, mark="12:00:09"), replace(COPY, generation=1)]
 )

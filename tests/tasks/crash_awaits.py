@@ -81,6 +81,7 @@ REVIEWED = {
     ("tasks/executor.py", "self._jobs.wait_idle(self._config.drain_s)"): "waits for what is read here",
     ("tasks/executor.py", "self._jobs.wait_idle(KILL_S)"): "waits for what is read here",
     ("tasks/settle.py", "anyio.sleep(wait_s)"): "a pause",
+    ("tasks/settle.py", "anyio.sleep(LAST_LOOK_S)"): "a pause",
     ("tasks/settle.py", "anyio.create_task_group()"): "waits for what is read here",
     ("tasks/intake.py", "anyio.sleep(delay_s)"): "a pause",
     ("tasks/intake.py", "self._bus.declare(self._topology)"): "idempotent, before anything is delivered",

@@ -117,6 +117,11 @@ async def _cut(world: World, ids: list[str]) -> None:
     world.cut = False
 
 
+async def _disconnect(world: World, ids: list[str]) -> None:
+    await anyio.sleep(0.5)
+    world.broker.kill_connection("tier-executor-light", "cut, and its process lives")
+
+
 async def _no_result(world: World, ids: list[str]) -> None:
     message = Message(f"garbage {ids[0]}".encode(), type="result")
     with suppress(QueueFull):
@@ -160,6 +165,7 @@ SCENES: dict[str, Scene] = {
     "cancelled_late": Scene(tasks.works, ("cancelled",), most=1, fields=LATER, during=_cancel),
     "paused": Scene(tasks.lasts, count=4, args={"seconds": 1.0}, during=_pause),
     "drained": Scene(tasks.lasts, count=4, args={"seconds": 5.0}, setbacks=1, during=_drain),
+    "disconnected": Scene(tasks.lasts, args={"seconds": 1.0}, fields={"hops": 1}, setbacks=1, during=_disconnect),
     "alone": Scene(tasks.lasts, ("succeeded", "worker_lost"), count=4, args={"seconds": 1.0}, fields={"crashes": 2}),
     "reaper_stopped": Scene(tasks.fails, ("failed",), during=_stop_reaper),
     "store_away": Scene(tasks.works, count=2, during=_cut),
@@ -266,7 +272,7 @@ class Play:
             lines.append(f"{id_} came to attempt {attempt} of {scene.most}")
         # Without the store nobody can tell the copies of a retry apart, nor a worker that died from a connection.
         tells_copies = scene.most == 1 or not world.was_cut
-        setbacks = MOST_DELIVERIES if world.was_cut and "worker_lost" in scene.ends else world.setbacks
+        setbacks = world.setbacks + (MOST_DELIVERIES if world.was_cut and "worker_lost" in scene.ends else 0)
         if tells_copies and runs > scene.most + world.crashes + setbacks:
             lines.append(f"{id_} ran {runs} times, with {world.crashes} crashes and {world.setbacks} setbacks")
         if record.state in GIVEN_UP and not self.letters[id_]:

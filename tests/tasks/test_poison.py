@@ -67,6 +67,27 @@ async def test_where_the_store_does_not_answer_lost_connections_make_a_suspect_a
         assert await handle.result(5) == "a"
 
 
+async def test_a_delayed_task_that_runs_once_has_run_once():
+    async with fog() as system:
+        handle = await system.submit(tasks.note.options(delay_s=1.0), "a")
+        assert (await handle.outcome(5)).attempts == 1
+        assert not system.recorder.of(TaskIsolated)
+
+
+async def test_lost_connections_are_not_carried_on_as_deaths_when_a_task_is_handed_back():
+    async with fog(drain_s=0.1) as system:
+        handle = await system.submit(tasks.hold, "a")
+        for runs in range(1, DEATHS_ALLOWED + 2):
+            await eventually(lambda n=runs: tasks.runs["a"] == n, "it runs")
+            system.cut(EXECUTOR)
+        await eventually(lambda: tasks.runs["a"] == DEATHS_ALLOWED + 2, "it runs again")
+        await system.stop()  # it does not end within the drain, so it goes back
+        await eventually(lambda: system.ready("tasks.normal") == 1, "it is back")
+        (delivery,) = await system.peek("tasks.normal")
+        task = decode(delivery.body, Task)
+        assert (task.id, task.crashes) == (handle.id, 1)
+
+
 async def test_a_suspect_runs_when_nothing_else_is_in_hand():
     async with fog() as system:
         others = [await system.submit(tasks.hold, name, "others") for name in "abc"]
