@@ -19,8 +19,8 @@ queue all the time. Made by `tests/swarm/test_scenarios.py` from `failover.json`
 
 - In brackets what a figure must be; **bold** where it is not.
 - *whole*: from the fault to three members, all replicas and on every task queue a consumer of the executor whose tier
-  it is of; with a link that was down, also to the end of what Swarm replaces there. (The rows of
-  4.0 and TLS are older; there any consumer was enough.)
+  it is of; with a link that was down, also to the end of what Swarm replaces there. (The rows of TLS are older; there
+  any consumer was enough.)
 - *longest silence*: the longest time in which one of the nine task queues confirmed nothing.
 - *lost*: tasks whose publish was confirmed and that are neither in the results nor in the dead letters when the check
   ends: when all are accounted for, or no more were in 180 s. Beside it, **bold**, those that ended otherwise than by
