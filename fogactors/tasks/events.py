@@ -89,8 +89,8 @@ class WorkerCrashed(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskIsolated(TaskEvent):
-    """`crashes` workers have died with it in their hands, so it is run alone: all else that the executor has waiting
-    goes back first, and nothing is taken until it has ended."""
+    """`crashes` workers have died with it in their hands, or it has come back very often, so it is run alone: all else
+    that the executor has waiting goes back first, and nothing is taken until it has ended."""
 
     crashes: int
 

@@ -258,12 +258,12 @@ class Settler:
         it."""
         async with anyio.create_task_group() as group:
             for held in list(self._begun if helds is None else helds):
-                if held in self._begun:
-                    group.start_soon(self._take_back, held)
+                if (start := self._begun.get(held)) is not None:
+                    group.start_soon(self._take_back, held, start)
 
-    async def _take_back(self, held: Held) -> None:
-        await self.store.take_back(self._begun[held])
-        self._begun.pop(held, None)
+    async def _take_back(self, held: Held, start: Copy) -> None:
+        await self.store.take_back(start)
+        self._begun.pop(held, None)  # not before: who is cancelled here is asked again
 
     async def duplicate(self, held: Held) -> None:
         self._emit(DuplicateResult(**self._facts(held)))

@@ -9,7 +9,7 @@ from fogactors.tasks.events import TaskHandedBack, TaskIsolated, TaskStarted
 from fogactors.tasks.settle import DEATHS_ALLOWED
 from fogactors.testing.kit import eventually
 from fogactors.wire import decode
-from fogactors.wire.topology import PARKED
+from fogactors.wire.topology import PARKED, TASK_DELIVERY_LIMIT
 from tests.tasks import fog_tasks as tasks
 from tests.tasks.harness import fog, message, nothing_in_hand, publish
 
@@ -52,6 +52,18 @@ async def test_connections_that_are_lost_are_no_workers_that_died():
         tasks.gate("all").set()
         assert [await each.result(5) for each in held] == list("abc")
         assert not system.recorder.of(TaskIsolated)
+
+
+async def test_what_loses_its_connection_again_and_again_is_run_alone():
+    async with fog() as system:
+        handle = await system.submit(tasks.hold, "a")
+        for runs in range(1, TASK_DELIVERY_LIMIT // 2 + 1):
+            await eventually(lambda n=runs: tasks.runs["a"] == n, "it runs")
+            assert not system.recorder.of(TaskIsolated)
+            system.cut(EXECUTOR)
+        await system.recorder.wait_for(TaskIsolated, task_id=handle.id)
+        tasks.gate("a").set()
+        assert await handle.result(5) == "a"
 
 
 async def test_where_the_store_does_not_answer_lost_connections_make_a_suspect_and_no_dead_letter():
